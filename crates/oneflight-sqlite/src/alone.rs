@@ -35,12 +35,13 @@ impl Writer {
             };
             // Either may be because of what work has set on the connection.
             if is_busy(&error) {
-                turn.patience.pause().await?;
+                self.pause(&mut turn.patience).await?;
                 // If it fails, so does the next try.
                 let _ = self.settings.set(&mut turn.connection).await;
             } else if !replaced {
                 replaced = true;
                 self.replace(&mut turn).await?;
+                self.set_if_changed(&mut turn).await;
             } else {
                 return Err(unavailable(error));
             }

@@ -57,6 +57,11 @@ pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_CONSTRAINT)
 }
 
+/// Returns whether a value was larger than any may be.
+pub(super) fn is_too_big(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_TOOBIG)
+}
+
 /// Returns whether a commit hook rejected a commit.
 pub(super) fn is_rejected_by_hook(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(code) == Some(SQLITE_CONSTRAINT_COMMITHOOK)
@@ -159,6 +164,11 @@ impl Patience {
             deadline,
             pauses: 0,
         }
+    }
+
+    /// Returns how many pauses there were.
+    pub(super) fn pauses(&self) -> u32 {
+        self.pauses
     }
 
     /// Returns how long it has been so far.

@@ -251,6 +251,7 @@ pub(super) struct Gathered {
     /// Whether there is a thread that does what waits.
     pub(super) has_thread: AtomicBool,
     is_closed: AtomicBool,
+    closes: Notify,
 }
 
 impl Gathered {
@@ -274,6 +275,16 @@ impl Gathered {
                 return true;
             }
             comes.await;
+        }
+    }
+
+    /// Waits until the store is not in use any more.
+    pub(super) async fn ends(&self) {
+        let mut closes = pin!(self.closes.notified());
+        // From here on it is not missed.
+        closes.as_mut().enable();
+        if !self.is_closed.load(Ordering::SeqCst) {
+            closes.await;
         }
     }
 
@@ -344,5 +355,6 @@ impl Drop for InUse {
         self.0.is_closed.store(true, Ordering::SeqCst);
         self.0.leases.comes.notify_one();
         self.0.claims.comes.notify_one();
+        self.0.closes.notify_waiters();
     }
 }

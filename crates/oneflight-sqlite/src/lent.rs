@@ -5,7 +5,7 @@
 //! back, which rolls back whatever is open. It is given back only when the answer was seen that nothing is open on it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use sqlx::Connection;
@@ -33,6 +33,12 @@ impl Lent {
             connection: Some(connection),
             kept: None,
         })
+    }
+
+    /// Takes a connection that lies idle in a pool, untried, if there is one.
+    pub(super) fn at_once(pool: &SqlitePool) -> Option<Self> {
+        let connection = Some(pool.try_acquire()?);
+        Some(Self { connection, kept: None })
     }
 
     /// Gives the connection back to the pool, or to where it is kept.
@@ -97,6 +103,15 @@ impl Drop for Lent {
 #[derive(Clone, Default)]
 pub(super) struct Kept(Arc<Mutex<Place>>);
 
+/// The same place, for as long as something else keeps it.
+pub(super) struct WeakKept(Weak<Mutex<Place>>);
+
+impl WeakKept {
+    pub(super) fn upgrade(&self) -> Option<Kept> {
+        self.0.upgrade().map(Kept)
+    }
+}
+
 #[derive(Default)]
 struct Place {
     connection: Option<PoolConnection<Sqlite>>,
@@ -104,6 +119,10 @@ struct Place {
 }
 
 impl Kept {
+    pub(super) fn downgrade(&self) -> WeakKept {
+        WeakKept(Arc::downgrade(&self.0))
+    }
+
     /// Takes the connection at once, if it is here.
     pub(super) fn take(&self) -> Option<Lent> {
         let connection = self.0.lock().connection.take()?;
@@ -113,14 +132,17 @@ impl Kept {
         })
     }
 
-    /// Takes the connection, or waits for one of the pool, which is kept here from then on.
-    pub(super) async fn take_or_by(&self, pool: &SqlitePool, patience: &Patience) -> Result<Lent, StoreError> {
-        if let Some(lent) = self.take() {
-            return Ok(lent);
-        }
+    /// Waits for a connection of the pool, which is kept here from then on.
+    pub(super) async fn by(&self, pool: &SqlitePool, patience: &Patience) -> Result<Lent, StoreError> {
         let mut lent = Lent::by(pool, patience).await?;
         lent.kept = Some(self.clone());
         Ok(lent)
+    }
+
+    /// Keeps a connection that its pool has lent.
+    pub(super) fn keep(&self, mut lent: Lent) {
+        lent.kept = Some(self.clone());
+        lent.give_back();
     }
 
     /// Keeps nothing from now on. Returns what was kept.

@@ -21,6 +21,7 @@
 mod alone;
 mod answers;
 mod batch;
+mod beside;
 mod busy;
 mod change;
 mod ending;
@@ -30,6 +31,7 @@ mod faults;
 mod file;
 mod foreign;
 mod gathered;
+mod guess;
 mod lent;
 mod manager;
 mod open;

@@ -1,13 +1,16 @@
 //! Opening a database file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
+use super::beside::Beside;
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -24,6 +27,9 @@ use oneflight::store::{SchemaStatus, StoreError};
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one more connection beside those of a pool is waited for. Without it the store writes on those of the pool.
+const ONE_MORE: Duration = Duration::from_secs(10);
+
 /// The longest deadline: some 30 years, which can be added to any instant.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);
 
@@ -35,6 +41,8 @@ pub struct SqliteOptions {
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
     schema: Schema,
+    /// Whether there is to be no connection beside those of a user's pool, as where there can be none. For tests.
+    pub(super) is_on_the_pool_alone: bool,
 }
 
 /// What becomes of tables that are missing or older.
@@ -51,6 +59,7 @@ impl Default for SqliteOptions {
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
             schema: Schema::Migrate,
+            is_on_the_pool_alone: false,
         }
     }
 }
@@ -191,12 +200,18 @@ impl SqliteStore {
     /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
     /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
+    /// In WAL mode, the store writes claims, results and renewals on a connection of its own beside those of the pool, which is
+    /// made by the pool's options and with its hooks, and closed with the pool. So it needs a connection of the pool to look at
+    /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
+    /// or a shared cache, or if it cannot be made: then the store writes on connections of the pool.
+    ///
     /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread. Hooks of
-    /// the pool (`after_connect`, `before_acquire`, `after_release`) are called there as well. They must not call
+    /// the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must not call
     /// `block_in_place`, which panics there, and what they spawn there ends with the store.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
-    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    /// connection and it is closed, or a writer that waits has found it among the idle ones. Until then all writers wait, as
+    /// for any other writer.
     ///
     /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
     /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
@@ -220,11 +235,18 @@ impl SqliteStore {
     }
 
     /// Creates or upgrades the tables, unless they are to be left alone.
-    async fn prepare(options: &SqliteOptions, pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+    async fn prepare(
+        options: &SqliteOptions,
+        pool: SqlitePool,
+        writer: Writer,
+        works: Writer,
+    ) -> Result<Self, StoreError> {
         let store = Self {
             pool,
+            guess: Arc::default(),
             bell: Bell::new(),
             renewals: Renewing::gathered(writer.clone()),
+            works,
             writer,
         };
         match options.schema {
@@ -283,7 +305,7 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         file,
         settings,
     );
-    SqliteStore::prepare(options, pool, writer).await
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
 }
 
 fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectOptions {
@@ -334,9 +356,27 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         });
     }
     let commits = commits_in(&mode)?;
-    let users = Connections::Users;
-    let writer = Writer::new(pool.clone(), options.busy_deadline, users, commits, file, settings);
-    SqliteStore::prepare(options, pool, writer).await
+    let deadline = options.busy_deadline;
+    let new = |pool, connections, file, settings| Writer::new(pool, deadline, connections, commits, file, settings);
+    if !options.is_on_the_pool_alone
+        && let Some((beside, writers)) = Beside::of(&pool, &file, &settings, commits, deadline)
+        && let Some(connection) = connection_to(&file, &writers).await
+    {
+        let writer = new(writers, Connections::Own, file, settings.of_our_own()).beside(beside, connection);
+        let works = writer.on(pool.clone(), settings);
+        return SqliteStore::prepare(options, pool, writer, works).await;
+    }
+    let writer = new(pool.clone(), Connections::Users, file, settings);
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
+}
+
+/// Returns a connection to a file in WAL mode, if there can be one more.
+async fn connection_to(file: &DatabaseFile, pool: &SqlitePool) -> Option<Lent> {
+    let mut connection = Lent::by(pool, &Patience::new(ONE_MORE)).await.ok()?;
+    let asked = timeout(ONE_MORE, ask(&mut connection)).await.ok()?;
+    let (found, settings, mode) = asked.ok()?;
+    let is_of_use = found == *file && !settings.lock_for_good() && mode == "wal";
+    is_of_use.then_some(connection)
 }
 
 /// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then

@@ -79,6 +79,12 @@ impl Queue {
         (!self.urgent.is_any()).then_some(turn)
     }
 
+    /// Returns whether one of business waits at the gate, or has gone through.
+    #[cfg(test)]
+    pub(super) fn has_head(&self) -> bool {
+        self.door.try_lock().is_err()
+    }
+
     /// Has all but those of rank [`Lease`](Rank::Lease) leave the next turn to them, as long as this is kept.
     pub(super) fn urgent(&self) -> Urgent {
         self.urgent.many.fetch_add(1, Ordering::SeqCst);

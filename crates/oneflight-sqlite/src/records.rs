@@ -16,7 +16,7 @@ use super::file::{DatabaseFile, Databases, databases};
 use super::seal::{close_seal, is_sealable, open_seal_for_record};
 use oneflight::identity::{Fingerprint, RequestIdentity};
 use oneflight::record::{FencingToken, HolderId, Record, RecordedResult, State, Timestamp};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide, hex};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Decision, InDoubt, Purpose, StoreError, decide};
 
 pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -230,35 +230,38 @@ impl Before {
     }
 }
 
-/// The statements that claim what has no record within the transaction that is begun, close the seal of the connection,
-/// and set the savepoint of the work. What begins a transaction cannot have values bound, so they stand in the text.
+/// A statement that fails if a request has a record, with an error that says that something is too big.
+pub(super) fn unless_recorded(id: &RequestIdentity) -> String {
+    // It depends on the row: SQLite evaluates what does not before it knows of any.
+    format!(
+        "SELECT zeroblob(9223372036854775807 - (token IS NULL)) FROM main.oneflight_records
+         WHERE scope = {scope} AND key = {key}; ",
+        scope = text(id.scope()),
+        key = text(id.key()),
+    )
+}
+
+/// The statements that go on with a transaction that is begun for a request without a record: they close the seal of the connection,
+/// and set the savepoint of the work. The record comes with the result, since nobody else can write one before. What
+/// begins a transaction cannot have values bound, so they stand in the text.
 ///
 /// A constraint rolls the transaction back if there is a record by now, if the seal does not hold, or if the databases
 /// of the connection are not known to be this file alone, and are not.
-pub(super) fn claim_new(request: &ClaimRequest, file: Option<&DatabaseFile>) -> String {
-    let id = &request.id;
-    let is_this_file = file.map_or_else(String::new, |file| {
+pub(super) fn hold_new(id: &RequestIdentity, file: Option<&DatabaseFile>) -> String {
+    let is_other_file = file.map_or_else(String::new, |file| {
         let path = text(file.path());
         let databases = databases!();
-        format!(" AND (SELECT coalesce(main_file, '') = {path} AND attached = 0 FROM {databases})")
+        format!(" OR NOT (SELECT coalesce(main_file, '') = {path} AND attached = 0 FROM {databases})")
     });
+    // A row without a description, which there cannot be, where one is not to go on. This table has no index to be looked up.
     format!(
-        "INSERT OR ROLLBACK INTO main.oneflight_records
-            (scope, key, fingerprint, holder, attempt, state, claimed_at, lease_expires_at, correlation_id)
-         SELECT {scope}, {key}, {fingerprint}, {holder}, 1,
-                CASE WHEN {is_sealable}{is_this_file} THEN 'in_progress' END, now, now + {lease}, {correlation}
-         FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now);
+        "INSERT OR ROLLBACK INTO main.oneflight_migrations (description, applied_at)
+         SELECT NULL, 0 WHERE NOT ({is_sealable})
+             OR EXISTS (SELECT 1 FROM main.oneflight_records WHERE scope = {scope} AND key = {key}){is_other_file};
          {close_seal};
          SAVEPOINT oneflight_work",
         scope = text(id.scope()),
         key = text(id.key()),
-        fingerprint = id.fingerprint().map_or("NULL".to_owned(), |it| blob(it.as_bytes())),
-        holder = blob(request.holder.as_bytes()),
-        lease = millis(request.lease),
-        correlation = request
-            .correlation_id
-            .as_ref()
-            .map_or("NULL".to_owned(), |it| text(it.as_str())),
         is_sealable = is_sealable!(),
         close_seal = close_seal!(),
     )
@@ -268,11 +271,6 @@ pub(super) fn claim_new(request: &ClaimRequest, file: Option<&DatabaseFile>) -> 
 /// none the NUL that would end the statement.
 fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
-}
-
-/// Bytes as a literal.
-fn blob(bytes: &[u8]) -> String {
-    format!("x'{}'", hex(bytes))
 }
 
 /// Decides under the write lock, and writes what follows from that. The end of the transaction goes along.
@@ -422,6 +420,41 @@ pub(super) fn release_and_complete<'q>(
         ),
     };
     bind_complete(sqlx::query(statement), id, result, retention).bind(holder.as_bytes().to_vec())
+}
+
+/// Records a request that has no record, and its result.
+macro_rules! record_new {
+    ($after:expr) => {
+        concat!(
+            "RELEASE oneflight_work;
+             INSERT INTO main.oneflight_records
+                (scope, key, fingerprint, holder, attempt, state, claimed_at, completed_at, expires_at, result,
+                 correlation_id)
+             SELECT ?3, ?4, ?6, ?5, 1, 'completed', now - ?7, now, now + ?2, ?1, ?8
+             FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)",
+            $after
+        )
+    };
+}
+
+/// Releases the savepoint of the work, records what had no record, and opens the seal for that. The row is for
+/// [`put`](super::answers::put).
+pub(super) fn release_and_record<'q>(
+    along: Along,
+    request: &'q ClaimRequest,
+    since_begun: Duration,
+    result: &'q RecordedResult,
+    retention: Duration,
+) -> Statement<'q> {
+    let statement = match along {
+        Along::Nothing => record_new!(open_seal_for_record!()),
+        Along::Commit => record_new!(concat!(open_seal_for_record!(), and_commit!())),
+    };
+    bind_complete(sqlx::query(statement), &request.id, result, retention)
+        .bind(request.holder.as_bytes().to_vec())
+        .bind(request.id.fingerprint().map(|it| it.as_bytes().to_vec()))
+        .bind(millis(since_begun))
+        .bind(request.correlation_id.as_ref().map(|it| it.as_str()))
 }
 
 pub(super) fn renew(id: &RequestIdentity, token: FencingToken, lease: Duration) -> Statement<'_> {

@@ -11,6 +11,7 @@ use super::busy::{Patience, is_busy, is_plain, unavailable};
 use super::change::Change;
 use super::ending::Ended;
 use super::file::Databases;
+use super::guess::Guess;
 use super::lent::Lent;
 use super::queue::Rank;
 use super::records::{self, Claims, Statement};
@@ -100,6 +101,9 @@ use oneflight::store::{
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     pub(super) writer: Writer,
+    /// The same, for transactions of work: on connections of the pool, if it is the user's.
+    pub(super) works: Writer,
+    pub(super) guess: Arc<Guess>,
     pub(super) bell: Bell,
     pub(super) renewals: Renewals<Renewing>,
 }

@@ -1,5 +1,6 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod beside;
 mod failures;
 mod together;
 mod turns;

@@ -1,7 +1,7 @@
 //! Claims and changes of different requests that are wanted at the same time, in one transaction of the writer.
 //!
 //! A call that finds the turn free takes it, and is done in its caller's place, on a connection of ours: shared, so that
-//! others see to it that it goes on. On a pool of the user's it goes alone. What finds it taken is
+//! others see to it that it goes on. On one that the user's pool lends it goes alone. What finds it taken is
 //! [gathered], and the next turn takes all that waits: one `BEGIN IMMEDIATE`, one commit, one wait for the
 //! disk. What concerns a lease is gathered apart from claims, and goes first as it does alone ([`queue`](super::queue)); a
 //! crowd of claims has one place in the line of business, in which transactions of work stand as well.
@@ -238,7 +238,7 @@ impl Writer {
                 if is_own {
                     let _ = self.settings.set(&mut turn).await;
                 }
-                let _ = pauses.pause().await;
+                let _ = self.pause(&mut pauses).await;
                 taken.retain(|it| !it.is_left());
             }
         }

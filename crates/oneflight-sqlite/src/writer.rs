@@ -12,18 +12,18 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::select;
 use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
+use super::beside::{self, Beside};
+use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, is_too_big, unavailable};
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
 use super::gathered::{Gathered, InUse};
@@ -48,6 +48,9 @@ pub(super) enum Connections {
     Users,
 }
 
+/// How many pauses of a writer go by before something is looked for that was left in the way.
+const PAUSES_BEFORE_A_LOOK: u32 = 4;
+
 /// A place in the queue: the head of it.
 pub(super) type Place = OwnedMutexGuard<()>;
 
@@ -62,6 +65,8 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     deadline: Duration,
     pub(super) connections: Connections,
+    /// The user's pool, if this has a connection beside it.
+    beside: Option<Beside>,
     pub(super) gathered: Arc<Gathered>,
     /// The thread that does what was gathered has none.
     pub(super) in_use: Option<Arc<InUse>>,
@@ -91,6 +96,7 @@ impl Writer {
             queue: Arc::default(),
             deadline,
             connections,
+            beside: None,
             in_use: Some(Arc::new(InUse(Arc::clone(&gathered)))),
             gathered,
             commits,
@@ -102,30 +108,82 @@ impl Writer {
         }
     }
 
+    /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.
+    pub(super) fn beside(mut self, beside: Beside, connection: Lent) -> Self {
+        beside.close_along(&self.kept, &self.pool, &self.gathered);
+        self.beside = Some(beside);
+        self.kept.keep(connection);
+        self.is_changed.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// Returns the same writer, with the same queue, on connections of the user's pool, for which these settings are.
+    pub(super) fn on(&self, pool: SqlitePool, settings: Settings) -> Self {
+        Self {
+            pool,
+            settings,
+            kept: Kept::default(),
+            connections: Connections::Users,
+            // What work sets there does not concern the connection of this one.
+            is_changed: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Returns how long a lock is waited for.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
 
     pub(super) async fn close(&self) {
-        if let Some(mut connection) = self.kept.close() {
-            connection.close().await;
-        }
-        // It waits for the connection of what is under way, whose caller may not be polled.
-        select(pin!(self.pool.close()), pin!(self.gathered.see_to_it())).await;
+        beside::close(Some(&self.kept), &self.pool, &self.gathered).await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
         let queueing = self.queueing(limit);
-        let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
-            .await
-            .map_err(|_| queueing.exhausted())??;
-        let patience = self.patience(limit, queueing.waited());
-        self.file.still_there()?;
-        let connection = self.lend(&patience).await?;
-        Ok(self.turn_on(connection, place, patience))
+        loop {
+            let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
+                .await
+                .map_err(|_| queueing.exhausted())??;
+            let patience = self.patience(limit, queueing.waited());
+            self.file.still_there()?;
+            if !self.keeps_others_waiting() {
+                let connection = self.lend(&patience).await?;
+                return Ok(self.turn_on(connection, place, patience));
+            }
+            match self.lend(&Patience::new(Duration::ZERO)).await {
+                Ok(connection) => return Ok(self.turn_on(connection, place, patience)),
+                Err(StoreError::NoConnection) => drop(place),
+                Err(error) => return Err(error),
+            }
+            Lent::by(&self.pool, &patience).await?.give_back();
+        }
+    }
+
+    /// Returns whether others write without a connection of the pool, which is not to be waited for in their turn.
+    fn keeps_others_waiting(&self) -> bool {
+        self.connections == Connections::Users && self.beside.is_some()
+    }
+
+    /// Returns a turn of business if it is to be had soon, and a connection at once.
+    pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Option<Turn> {
+        let patience = Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX)));
+        let place = match self.queue.try_enter(Rank::Business) {
+            Some(place) => place,
+            None => {
+                let enter = self.wait_for(self.enter(Rank::Business));
+                timeout(soon.min(patience.remaining()), enter).await.ok()?.ok()?
+            }
+        };
+        let (pool, most) = (&self.pool, self.pool.options().get_max_connections());
+        let is_one_left = self.connections == Connections::Own || pool.num_idle() > 0 || pool.size() < most;
+        if !is_one_left || self.file.still_there().is_err() {
+            return None;
+        }
+        let connection = self.lend(&Patience::new(Duration::ZERO)).await.ok()?;
+        Some(self.turn_on(connection, place, patience))
     }
 
     /// How long a turn is waited for.
@@ -149,7 +207,16 @@ impl Writer {
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
         match self.connections {
-            Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
+            Connections::Own => match self.kept.take() {
+                Some(kept) => Ok(kept),
+                None => {
+                    if let Some(beside) = &self.beside {
+                        beside.follow(&self.pool, &self.file);
+                        self.is_changed.store(true, Ordering::SeqCst);
+                    }
+                    self.kept.by(&self.pool, patience).await
+                }
+            },
             Connections::Users => Lent::by(&self.pool, patience).await,
         }
     }
@@ -222,6 +289,18 @@ impl Writer {
         }
     }
 
+    /// Pauses while another connection has the database's lock. If that takes long, it may be one of the user's pool on
+    /// which something was left.
+    pub(super) async fn pause(&self, patience: &mut Patience) -> Result<(), StoreError> {
+        patience.pause().await?;
+        if patience.pauses() >= PAUSES_BEFORE_A_LOOK
+            && let Some(beside) = &self.beside
+        {
+            beside.look_for_what_was_left().await;
+        }
+        Ok(())
+    }
+
     /// Closes the connection of a turn, and waits for another.
     pub(super) async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
@@ -243,7 +322,7 @@ enum Seal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
     Yes,
-    /// A constraint rejected what it begins with, and rolled it back.
+    /// There is a record, or something else to decide about, and nothing is begun.
     No,
 }
 
@@ -285,12 +364,23 @@ impl Writer {
         begun.map(drop).map_err(|error| self.file.named(error))
     }
 
-    /// Begins a transaction in a turn, claims in it what has no record, closes the seal, and sets the savepoint of the
-    /// work, all in one errand. If it cannot be claimed like this, nothing is begun.
-    pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
+    /// Begins a transaction in a turn for what has no record, closes the seal, and sets the savepoint of the work, all in
+    /// one errand. If there is a record, nothing is begun: what was not looked at before is looked at first, without the
+    /// lock.
+    pub(super) async fn begin_new(
+        &self,
+        turn: &mut Turn,
+        request: &ClaimRequest,
+        is_looked_at: bool,
+    ) -> Result<Begun, StoreError> {
         let statements = |turn: &Turn| {
+            let before = match is_looked_at {
+                true => String::new(),
+                false => records::unless_recorded(&request.id),
+            };
             let file = (!turn.is_known).then_some(&*self.file);
-            self.settings.and_claim(&records::claim_new(request, file))
+            let within = records::hold_new(&request.id, file);
+            self.settings.and_begin_between(&before, &within)
         };
         let begun = self.begin_within(turn, Seal::Closed, statements).await;
         begun.map_err(|error| self.file.named(error))
@@ -310,8 +400,8 @@ impl Writer {
                 Err(error) => error,
             };
             if is_busy(&error) {
-                turn.patience.pause().await?;
-            } else if seal == Seal::Closed && is_constraint(&error) {
+                self.pause(&mut turn.patience).await?;
+            } else if seal == Seal::Closed && (is_constraint(&error) || is_too_big(&error)) {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
                 has_seal = true;

@@ -13,10 +13,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::super::SqliteStore;
 use super::super::change::Change;
 use super::super::queue::Rank;
 use super::super::writer::Turn;
+use super::super::{SqliteOptions, SqliteStore};
 use super::id;
 use oneflight::idempotency::Idempotency;
 use oneflight::record::{CodecId, FencingToken, RecordedResult, Verdict};
@@ -44,23 +44,33 @@ impl Shop {
 
     /// On a pool of the user's.
     pub(super) async fn lent() -> Self {
-        Self::lent_within(LONG).await
+        Self::lent_by(SqliteStore::options().busy_deadline(LONG)).await
     }
 
-    pub(super) async fn lent_within(deadline: Duration) -> Self {
+    /// On a pool of the user's, beside which there can be no connection of the store's own.
+    pub(super) async fn on_the_pool_alone(deadline: Duration) -> Self {
+        let mut options = SqliteStore::options().busy_deadline(deadline);
+        options.is_on_the_pool_alone = true;
+        Self::lent_by(options).await
+    }
+
+    async fn lent_by(store: SqliteOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await;
-        let options = SqliteStore::options().busy_deadline(deadline);
-        let store = options.from_pool(pool.unwrap()).await.unwrap();
+        let store = store.from_pool(pool.unwrap()).await.unwrap();
         Self { folder, store }
     }
 
-    pub(super) async fn both() -> [Self; 2] {
-        [Self::open().await, Self::lent().await]
+    pub(super) async fn each() -> [Self; 3] {
+        [
+            Self::open().await,
+            Self::lent().await,
+            Self::on_the_pool_alone(LONG).await,
+        ]
     }
 
     /// The number of commits that the log of the file has. It begins anew only after many more than there are in a test.
@@ -138,7 +148,7 @@ fn commits(log: &Path) -> usize {
 
 #[tokio::test]
 async fn claims_of_different_keys_are_one_commit_and_so_are_their_results() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let before = shop.commits();
         let keys: Vec<_> = (0..64).map(|n| format!("it's {n}")).collect();
@@ -171,7 +181,7 @@ async fn claims_of_different_keys_are_one_commit_and_so_are_their_results() {
 
 #[tokio::test]
 async fn each_has_its_own_answer() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let mut held = Vec::new();
         for key in ["renewed", "ended", "released", "completed", "other"] {
             held.push(shop.granted(key).await);
@@ -251,7 +261,7 @@ async fn many_renewals_are_a_handful_of_commits() {
 
 #[tokio::test]
 async fn claims_of_one_key_are_decided_one_after_the_other() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let mut claims: Vec<_> = (0..8).map(|_| Box::pin(shop.claim("one"))).collect();
         shop.lined_up(Rank::Business, 8, &mut claims).await;
@@ -289,7 +299,7 @@ async fn what_was_claimed_by_another_process_meanwhile_is_seen() {
 /// Neither callers that go away nor such as are kept and not polled change anything for the others.
 #[tokio::test]
 async fn a_caller_that_is_dropped_or_not_polled_changes_nothing_for_the_others() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let keys: Vec<_> = (0..12).map(|n| format!("{n}")).collect();
         let mut claims: Vec<_> = keys.iter().map(|key| Box::pin(shop.claim(key))).collect();
