@@ -1,6 +1,7 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
 mod failures;
+mod shop;
 mod together;
 mod turns;
 
