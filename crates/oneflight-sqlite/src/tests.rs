@@ -1,7 +1,9 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
 mod failures;
+mod full;
 mod shop;
+mod thread;
 mod together;
 mod turns;
 

@@ -171,15 +171,20 @@ impl Writer {
         let mut writer = self.clone();
         writer.in_use = None;
         let ends = Ends(Arc::clone(&self.gathered));
-        let runs = thread::Builder::new()
-            .name("oneflight-write".to_owned())
-            .spawn(move || {
-                let _ends = ends;
-                // Nothing of the caller's runtime: it may rest, and it may end.
-                if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
-                    runtime.block_on(join(writer.serve(Rank::Lease), writer.serve(Rank::Business)));
-                }
-            });
+        let thread = thread::Builder::new().name("oneflight-write".to_owned());
+        #[cfg(test)]
+        let thread = self.faults.about_to_begin(thread);
+        let runs = thread.spawn(move || {
+            let _ends = ends;
+            #[cfg(test)]
+            if writer.faults.gives_no_runtime() {
+                return;
+            }
+            // Nothing of the caller's runtime: it may rest, and it may end.
+            if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
+                runtime.block_on(join(writer.serve(Rank::Lease), writer.serve(Rank::Business)));
+            }
+        });
         runs.is_ok()
     }
 

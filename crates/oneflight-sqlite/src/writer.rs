@@ -148,10 +148,19 @@ impl Writer {
 
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
-        match self.connections {
+        let lent = match self.connections {
             Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
             Connections::Users => Lent::by(&self.pool, patience).await,
-        }
+        };
+        #[cfg(test)]
+        let lent = match lent {
+            Ok(mut lent) => {
+                self.faults.limit(&mut lent).await;
+                Ok(lent)
+            }
+            Err(error) => Err(error),
+        };
+        lent
     }
 
     /// Takes the connection of a turn, if it can be had at once.
