@@ -2,7 +2,9 @@
 
 mod failures;
 mod full;
+mod renewals;
 mod shop;
+mod spans;
 mod thread;
 mod together;
 mod turns;
