@@ -23,6 +23,7 @@ mod answers;
 mod batch;
 mod busy;
 mod change;
+mod claims;
 mod ending;
 mod erase;
 #[cfg(test)]
@@ -48,6 +49,7 @@ mod store;
 mod tests;
 mod together;
 mod transaction;
+mod unfinished;
 mod upkeep;
 mod writer;
 

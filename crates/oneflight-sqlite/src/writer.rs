@@ -24,13 +24,13 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
+use super::claims;
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
 use super::gathered::{Gathered, InUse};
 use super::lent::{Kept, Lent};
 use super::manager;
 use super::queue::{Queue, Rank};
-use super::records;
 use super::seal;
 use super::settings::Settings;
 use oneflight::store::{self, ClaimRequest, StoreError};
@@ -299,7 +299,7 @@ impl Writer {
     pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
         let statements = |turn: &Turn| {
             let file = (!turn.is_known).then_some(&*self.file);
-            self.settings.and_claim(&records::claim_new(request, file))
+            self.settings.and_claim(&claims::claim_new(request, file))
         };
         let begun = self.begin_within(turn, Seal::Closed, statements).await;
         begun.map_err(|error| self.file.named(error))
