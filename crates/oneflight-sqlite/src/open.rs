@@ -191,9 +191,9 @@ impl SqliteStore {
     /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
     /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
-    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are renewals. Hooks of
-    /// the pool (`after_connect`, `before_acquire`, `after_release`) are called there as well. They must not call
-    /// `block_in_place`, which panics there, and what they spawn there ends with the store.
+    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are
+    /// renewals. Hooks of the pool (`after_connect`, `before_acquire`, `after_release`) are called there as well. They must
+    /// not call `block_in_place`, which panics there, and what they spawn there ends with the store.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
     /// connection and it is closed. Until then all writers wait, as for any other writer.

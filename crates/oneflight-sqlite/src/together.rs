@@ -3,8 +3,9 @@
 //! A call that finds the turn free takes it, and is done in its caller's place, on a connection of ours: shared, so that
 //! others see to it that it goes on. On a pool of the user's it goes alone. What finds it taken is
 //! [gathered], and the next turn takes all that waits: one `BEGIN IMMEDIATE`, one commit, one wait for the
-//! disk. The renewals of several leases wait in the same line, and have a turn and a transaction of their own. What concerns a lease is gathered apart from claims, and goes first as it does alone ([`queue`](super::queue)); a
-//! crowd of claims has one place in the line of business, in which transactions of work stand as well.
+//! disk. What concerns a lease is gathered apart from claims, and goes first as it does alone ([`queue`](super::queue)); a
+//! crowd of claims has one place in the line of business, in which transactions of work stand as well. The renewals of
+//! several leases wait in the line of leases, and have a turn and a transaction of their own.
 //!
 //! # Who does it
 //!
@@ -17,8 +18,8 @@
 //!
 //! A statement that fails before the commit rolls back what was done for all. Then each is asked for alone, once, by its
 //! caller, or, if it is a renewal, in line: so what is wrong with one is an error of that one, and is told as ever. The
-//! same goes for a claim of what has a record by now. If the commit fails other than by being rejected, it is not known how it ended, and each is told what it
-//! would be told alone.
+//! same goes for a claim of what has a record by now. If the commit fails other than by being rejected, it is not known
+//! how it ended, and each is told what it would be told alone.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
