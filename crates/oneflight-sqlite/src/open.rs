@@ -205,9 +205,9 @@ impl SqliteStore {
     /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
     /// or a shared cache, or if it cannot be made: then the store writes on connections of the pool.
     ///
-    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread. Hooks of
-    /// the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must not call
-    /// `block_in_place`, which panics there, and what they spawn there ends with the store.
+    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are
+    /// renewals. Hooks of the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must
+    /// not call `block_in_place`, which panics there, and what they spawn there ends with the store.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
     /// connection and it is closed, or a writer that waits has found it among the idle ones. Until then all writers wait, as

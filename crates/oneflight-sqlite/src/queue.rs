@@ -91,6 +91,11 @@ impl Queue {
         Urgent(Arc::clone(&self.urgent))
     }
 
+    #[cfg(test)]
+    pub(super) fn has_urgent(&self) -> bool {
+        self.urgent.is_any()
+    }
+
     /// Waits for a turn, which lasts until the returned guard is dropped. At the gate, which few are at, it sees to it
     /// that what has the turn goes on.
     pub(super) async fn enter<S: Future<Output = Infallible>>(

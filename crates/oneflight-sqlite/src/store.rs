@@ -9,12 +9,13 @@ use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, is_plain, unavailable};
 use super::change::Change;
+use super::claims::{self, Claims};
 use super::ending::Ended;
 use super::file::Databases;
 use super::guess::Guess;
 use super::lent::Lent;
 use super::queue::Rank;
-use super::records::{self, Claims, Statement};
+use super::records::{self, Statement};
 use super::renewals::Renewing;
 use super::writer::Writer;
 use oneflight::identity::RequestIdentity;
@@ -253,7 +254,7 @@ impl Store for SqliteStore {
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
-                Box::pin(async move { records::claim(connection, &request, Claims::Outside, &file).await })
+                Box::pin(async move { claims::claim(connection, &request, Claims::Outside, &file).await })
             })
             .await?;
         match ended {

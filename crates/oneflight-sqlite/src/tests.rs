@@ -2,6 +2,11 @@
 
 mod beside;
 mod failures;
+mod full;
+mod renewals;
+mod shop;
+mod spans;
+mod thread;
 mod together;
 mod turns;
 

@@ -33,10 +33,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::answers::{self, Completed};
 use super::busy::{is_plain, is_rejected_by_hook, is_violation};
+use super::claims::{self, Claims};
 use super::ending::{Commits, End, Ended};
 use super::manager;
 use super::queue::Rank;
-use super::records::{self, Along, Claims};
+use super::records::{self, Along};
 use super::seal::{self, open_seal};
 use super::steps;
 use super::store::{Looked, SqliteStore};
@@ -130,7 +131,7 @@ async fn claim_in(
 ) -> Result<ClaimOutcome<(Turn, u32)>, StoreError> {
     writer.begin_in(&mut turn).await?;
     let claims = Claims::InTransaction(writer.commits);
-    match records::claim(&mut turn, request, claims, &writer.file).await {
+    match claims::claim(&mut turn, request, claims, &writer.file).await {
         Ok((End::Commit, ClaimOutcome::Granted(claim))) => {
             let turn = sealed(writer, turn).await?;
             Ok(ClaimOutcome::Granted((turn, claim.attempt())))

@@ -24,13 +24,13 @@ use tokio::time::timeout;
 
 use super::beside::{self, Beside};
 use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, is_too_big, unavailable};
+use super::claims;
 use super::ending::{Commits, End, Ended};
 use super::file::{DatabaseFile, Databases};
 use super::gathered::{Gathered, InUse};
 use super::lent::{Kept, Lent};
 use super::manager;
 use super::queue::{Queue, Rank};
-use super::records;
 use super::seal;
 use super::settings::Settings;
 use oneflight::store::{self, ClaimRequest, StoreError};
@@ -206,7 +206,7 @@ impl Writer {
 
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
-        match self.connections {
+        let lent = match self.connections {
             Connections::Own => match self.kept.take() {
                 Some(kept) => Ok(kept),
                 None => {
@@ -218,7 +218,16 @@ impl Writer {
                 }
             },
             Connections::Users => Lent::by(&self.pool, patience).await,
-        }
+        };
+        #[cfg(test)]
+        let lent = match lent {
+            Ok(mut lent) => {
+                self.faults.limit(&mut lent).await;
+                Ok(lent)
+            }
+            Err(error) => Err(error),
+        };
+        lent
     }
 
     /// Takes the connection of a turn, if it can be had at once.
@@ -376,10 +385,10 @@ impl Writer {
         let statements = |turn: &Turn| {
             let before = match is_looked_at {
                 true => String::new(),
-                false => records::unless_recorded(&request.id),
+                false => claims::unless_recorded(&request.id),
             };
             let file = (!turn.is_known).then_some(&*self.file);
-            let within = records::hold_new(&request.id, file);
+            let within = claims::hold_new(&request.id, file);
             self.settings.and_begin_between(&before, &within)
         };
         let begun = self.begin_within(turn, Seal::Closed, statements).await;

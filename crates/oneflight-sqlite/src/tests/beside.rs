@@ -15,7 +15,7 @@ use super::super::queue::Rank;
 use super::super::settings::BUSY_TIMEOUT;
 use super::super::writer::Connections;
 use super::id;
-use super::together::{LONG, MINUTE, Shop, end, result};
+use super::shop::{LONG, MINUTE, Shop, end, result};
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::store::Store;
 

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::super::SqliteStore;
 use super::super::queue::Rank;
 use super::id;
-use super::together::{LONG, MINUTE, SOON, Shop, end, granted, result};
+use super::shop::{LONG, MINUTE, SOON, Shop, end, granted, result};
 use oneflight::idempotency::Idempotency;
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimRequest, Store, StoreError};
