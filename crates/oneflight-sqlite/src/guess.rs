@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::ending::Commits;
-use super::store::SqliteStore;
-use super::writer::{Begun, Turn};
+use super::writer::{Begun, Turn, Writer};
 use oneflight::store::{ClaimRequest, StoreError};
 
 /// How many requests in a row had no record before the next one is taken for such.
@@ -58,17 +57,14 @@ impl Guess {
             false => self.new_in_a_row.store(0, Ordering::Relaxed),
         }
     }
-}
 
-impl SqliteStore {
     /// Begins the transaction of a request that is probably a new one. Returns `None`, in which nothing was begun, if it is not,
     /// or if it has to be waited for.
-    pub(super) async fn begin_at_a_guess(&self, request: &ClaimRequest) -> Result<Option<Turn>, StoreError> {
-        let works = &self.works;
-        if works.commits != Commits::AtOnce || !self.guess.is_new() {
+    pub(super) async fn begin(&self, works: &Writer, request: &ClaimRequest) -> Result<Option<Turn>, StoreError> {
+        if works.commits != Commits::AtOnce || !self.is_new() {
             return Ok(None);
         }
-        let turn = match self.guess.waits() {
+        let turn = match self.waits() {
             Some(_waits) => works.turn_soon(SOON, request.patience).await,
             None => None,
         };
@@ -76,7 +72,7 @@ impl SqliteStore {
             return Ok(None);
         };
         let begun = works.begin_new(&mut turn, request, false).await?;
-        self.guess.saw(begun == Begun::Yes);
+        self.saw(begun == Begun::Yes);
         match begun {
             Begun::Yes => Ok(Some(turn)),
             Begun::No => {

@@ -62,7 +62,7 @@ impl TransactionalStore for SqliteStore {
     {
         let (asked, limit, mut request) = (Instant::now(), request.patience, request);
         let left = || limit.map(|it| it.saturating_sub(asked.elapsed()));
-        if let Some(turn) = self.begin_at_a_guess(&request).await? {
+        if let Some(turn) = self.guess.begin(&self.works, &request).await? {
             return run_new(self, turn, request, work).await;
         }
         request.patience = left();
