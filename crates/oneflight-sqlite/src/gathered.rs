@@ -286,7 +286,7 @@ impl Gathered {
     pub(super) fn line(&self, rank: Rank) -> &Line {
         match rank {
             Rank::Lease => &self.leases,
-            Rank::Step | Rank::Business => &self.claims,
+            Rank::Step | Rank::Work | Rank::Business => &self.claims,
         }
     }
 

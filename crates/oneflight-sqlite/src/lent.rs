@@ -6,6 +6,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::Connection;
@@ -15,6 +16,9 @@ use tokio::time::timeout;
 
 use super::busy::{Patience, unavailable};
 use oneflight::store::StoreError;
+
+/// How long a pool may take to lend a connection that lies idle: it has one that does nothing try it.
+const IDLE_IS_LENT: Duration = Duration::from_millis(20);
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
@@ -33,6 +37,17 @@ impl Lent {
             connection: Some(connection),
             kept: None,
         })
+    }
+
+    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is not waited for in the
+    /// pool's line, and hardly to be made anew.
+    pub(super) async fn idle(pool: &SqlitePool) -> Option<Self> {
+        if pool.num_idle() == 0 {
+            return None;
+        }
+        let lent = timeout(IDLE_IS_LENT, Box::pin(pool.acquire())).await;
+        let connection = Some(lent.ok()?.ok()?);
+        Some(Self { connection, kept: None })
     }
 
     /// Takes a connection that lies idle in a pool, untried, if there is one.

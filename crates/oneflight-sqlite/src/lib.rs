@@ -53,6 +53,7 @@ mod together;
 mod transaction;
 mod unfinished;
 mod upkeep;
+mod works;
 mod writer;
 
 pub use open::SqliteOptions;

@@ -109,7 +109,7 @@ impl TransactionalStepStore for SqliteStore {
         R: Send + 'static,
     {
         let writer = &self.works;
-        let mut turn = writer.begin(Rank::Business, None).await?;
+        let mut turn = writer.begin(writer.rank_of_work(), None).await?;
         match steps::hold(&mut turn, &step.request, step.token, &writer.file).await {
             Ok(databases) if writer.commits == Commits::AtOnce && databases.has_attached() => {
                 return Err(writer.fail(turn, records::attached()).await);

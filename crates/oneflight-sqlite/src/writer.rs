@@ -26,7 +26,7 @@ use super::beside::{self, Beside};
 use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, is_too_big, unavailable};
 use super::claims;
 use super::ending::{Commits, End, Ended};
-use super::file::{DatabaseFile, Databases};
+use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
 use super::lent::{Kept, Lent};
 use super::manager;
@@ -142,48 +142,27 @@ impl Writer {
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        if rank == Rank::Work {
+            // Boxed, so that the futures of a user's handler are nested no deeper.
+            return Box::pin(self.turn_of_work(limit)).await;
+        }
         let queueing = self.queueing(limit);
-        loop {
-            let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
-                .await
-                .map_err(|_| queueing.exhausted())??;
-            let patience = self.patience(limit, queueing.waited());
-            self.file.still_there()?;
-            if !self.keeps_others_waiting() {
-                let connection = self.lend(&patience).await?;
-                return Ok(self.turn_on(connection, place, patience));
-            }
-            match self.lend(&Patience::new(Duration::ZERO)).await {
-                Ok(connection) => return Ok(self.turn_on(connection, place, patience)),
-                Err(StoreError::NoConnection) => drop(place),
-                Err(error) => return Err(error),
-            }
-            Lent::by(&self.pool, &patience).await?.give_back();
-        }
+        let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
+            .await
+            .map_err(|_| queueing.exhausted())??;
+        let patience = self.patience(limit, queueing.waited());
+        self.file.still_there()?;
+        let connection = self.lend(&patience).await?;
+        Ok(self.turn_on(connection, place, patience))
     }
 
-    /// Returns whether others write without a connection of the pool, which is not to be waited for in their turn.
-    fn keeps_others_waiting(&self) -> bool {
-        self.connections == Connections::Users && self.beside.is_some()
-    }
-
-    /// Returns a turn of business if it is to be had soon, and a connection at once.
-    pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Option<Turn> {
-        let patience = Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX)));
-        let place = match self.queue.try_enter(Rank::Business) {
-            Some(place) => place,
-            None => {
-                let enter = self.wait_for(self.enter(Rank::Business));
-                timeout(soon.min(patience.remaining()), enter).await.ok()?.ok()?
-            }
-        };
-        let (pool, most) = (&self.pool, self.pool.options().get_max_connections());
-        let is_one_left = self.connections == Connections::Own || pool.num_idle() > 0 || pool.size() < most;
-        if !is_one_left || self.file.still_there().is_err() {
-            return None;
+    /// Returns the rank of a transaction of work. Where others write without a connection of the pool, the pool is not to be
+    /// waited for in their turn.
+    pub(super) fn rank_of_work(&self) -> Rank {
+        match (self.connections, &self.beside) {
+            (Connections::Users, Some(_)) => Rank::Work,
+            (Connections::Own, _) | (Connections::Users, None) => Rank::Business,
         }
-        let connection = self.lend(&Patience::new(Duration::ZERO)).await.ok()?;
-        Some(self.turn_on(connection, place, patience))
     }
 
     /// How long a turn is waited for.
@@ -244,35 +223,8 @@ impl Writer {
             connection,
             is_known: false,
             patience,
-            _place: place,
+            place: Some(place),
         }
-    }
-
-    /// Returns a turn of business as [`turn`](Self::turn) does: on the connection that the caller has looked at its
-    /// record with, if the turn is to be had at once. A caller that waits for a turn gives that back before.
-    pub(super) async fn turn_after_look(
-        &self,
-        mut lent: Lent,
-        databases: &Databases,
-        limit: Option<Duration>,
-    ) -> Result<Turn, StoreError> {
-        let place = match self.connections {
-            Connections::Own => None,
-            Connections::Users => self.queue.try_enter(Rank::Business),
-        };
-        let turn = match place {
-            Some(place) => self.file.still_there().map(|()| Turn {
-                connection: lent,
-                is_known: !databases.has_attached(),
-                patience: Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX))),
-                _place: place,
-            }),
-            None => {
-                lent.give_back();
-                self.turn(Rank::Business, limit).await
-            }
-        };
-        turn.map_err(|error| self.file.named(error))
     }
 
     /// Runs work that has the turn, so that its wish for another one is noticed.
@@ -310,11 +262,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Closes the connection of a turn, and waits for another.
+    /// Closes the connection of a turn in which nothing is begun, and waits for another. The pool of the user's is not waited for
+    /// in the turn of others: it is given up, and another one had.
     pub(super) async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
         turn.is_known = false;
-        turn.connection = self.lend(&turn.patience).await?;
+        if self.rank_of_work() != Rank::Work {
+            turn.connection = self.lend(&turn.patience).await?;
+        } else if let Some(connection) = self.lend_idle().await {
+            turn.connection = connection;
+        } else {
+            drop(turn.place.take());
+            *turn = self.turn(Rank::Work, Some(turn.patience.remaining())).await?;
+        }
         Ok(())
     }
 }
@@ -498,9 +458,10 @@ impl Writer {
 pub(super) struct Turn {
     pub(super) connection: Lent,
     /// Whether it was seen that the connection has the store's file, and no other.
-    is_known: bool,
+    pub(super) is_known: bool,
     pub(super) patience: Patience,
-    _place: Place,
+    /// `None` while the turn is given up for another one.
+    place: Option<Place>,
 }
 
 impl Deref for Turn {

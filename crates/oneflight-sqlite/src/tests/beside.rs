@@ -114,7 +114,7 @@ async fn a_transaction_that_waits_for_the_pool_keeps_none_waiting_that_need_noth
     let turn = shop.turn().await;
     let idem = Idempotency::builder(shop.store.clone()).build();
     let mut works = Box::pin(idem.run_in_tx(id("in tx"), |_| async { Ok(1) }));
-    while !shop.store.writer.queue.has_head() {
+    while !shop.store.writer.queue.has_head(Rank::Work) {
         assert!(futures::poll!(&mut works).is_pending());
         tokio::task::yield_now().await;
     }
