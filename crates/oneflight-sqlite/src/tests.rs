@@ -9,6 +9,7 @@ mod spans;
 mod thread;
 mod together;
 mod turns;
+mod works;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

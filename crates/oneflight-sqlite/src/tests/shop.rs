@@ -38,24 +38,30 @@ impl Shop {
 
     /// On a pool of the user's.
     pub(super) async fn lent() -> Self {
-        Self::lent_by(SqliteStore::options().busy_deadline(LONG)).await
+        Self::lent_of(3).await
+    }
+
+    /// On a pool of the user's, of so many connections.
+    pub(super) async fn lent_of(connections: u32) -> Self {
+        Self::lent_by(SqliteStore::options().busy_deadline(LONG), connections).await
     }
 
     /// On a pool of the user's, beside which there can be no connection of the store's own.
     pub(super) async fn on_the_pool_alone(deadline: Duration) -> Self {
         let mut options = SqliteStore::options().busy_deadline(deadline);
         options.is_on_the_pool_alone = true;
-        Self::lent_by(options).await
+        Self::lent_by(options, 3).await
     }
 
-    async fn lent_by(store: SqliteOptions) -> Self {
+    async fn lent_by(store: SqliteOptions, connections: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal);
-        let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await;
-        let store = store.from_pool(pool.unwrap()).await.unwrap();
+        let pool = SqlitePoolOptions::new().max_connections(connections);
+        let pool = pool.connect_with(options).await.unwrap();
+        let store = store.from_pool(pool).await.unwrap();
         Self { folder, store }
     }
 
