@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
-use super::beside::Beside;
+use super::beside::{Beside, ONE_MORE};
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -26,9 +26,6 @@ use oneflight::store::{SchemaStatus, StoreError};
 
 /// How long SQLite itself waits for a lock on the pool that users get.
 const USER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long one more connection beside those of a pool is waited for. Without it the store writes on those of the pool.
-const ONE_MORE: Duration = Duration::from_secs(10);
 
 /// The longest deadline: some 30 years, which can be added to any instant.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(1_000_000_000);

@@ -27,6 +27,8 @@ pub(super) struct Settings {
     locks_for_good: bool,
     alone: SqlStr,
     and_begin: SqlStr,
+    /// The one of them that fails within a transaction.
+    outside: SqlStr,
 }
 
 impl Settings {
@@ -53,6 +55,7 @@ impl Settings {
             locks_for_good: locking_mode != "normal",
             alone: text(set),
             and_begin: text(and_begin),
+            outside: text(format!("PRAGMA main.synchronous = {synchronous}; ")),
         })
     }
 
@@ -80,10 +83,15 @@ impl Settings {
     }
 
     /// The same, between what is looked at before and what that transaction goes on with. If the connection has no
-    /// [seal](super::seal), it fails before it does anything.
+    /// [seal](super::seal), it fails before it does anything; so it does if something is to be looked at, and a transaction was
+    /// left open on the connection, which has an older snapshot.
     pub(super) fn and_begin_between(&self, before: &str, within: &str) -> SqlStr {
         let is_sealable = concat!("SELECT ", is_sealable!(), "; ");
-        text([is_sealable, before, self.and_begin.as_str(), "; ", within].concat())
+        let outside = match before {
+            "" => "",
+            _ => self.outside.as_str(),
+        };
+        text([is_sealable, outside, before, self.and_begin.as_str(), "; ", within].concat())
     }
 }
 

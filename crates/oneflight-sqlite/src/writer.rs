@@ -48,9 +48,6 @@ pub(super) enum Connections {
     Users,
 }
 
-/// How many pauses of a writer go by before something is looked for that was left in the way.
-const PAUSES_BEFORE_A_LOOK: u32 = 4;
-
 /// A place in the queue: the head of it.
 pub(super) type Place = OwnedMutexGuard<()>;
 
@@ -254,10 +251,10 @@ impl Writer {
     /// which something was left.
     pub(super) async fn pause(&self, patience: &mut Patience) -> Result<(), StoreError> {
         patience.pause().await?;
-        if patience.pauses() >= PAUSES_BEFORE_A_LOOK
-            && let Some(beside) = &self.beside
+        if let Some(beside) = &self.beside
+            && patience.is_time_to_look()
         {
-            beside.look_for_what_was_left().await;
+            beside.look_for_what_was_left(patience).await;
         }
         Ok(())
     }

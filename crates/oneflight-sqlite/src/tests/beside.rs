@@ -4,7 +4,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -54,6 +54,8 @@ async fn where_there_can_be_no_connection_beside_it_the_pool_is_written_through(
     });
     let delete = options(&path("delete.db")).journal_mode(SqliteJournalMode::Delete);
     let exclusive = options(&path("exclusive.db")).pragma("locking_mode", "EXCLUSIVE");
+    // Its parameters are no part of the name in full.
+    let url = format!("file:{}?psow=0", path("url.db").display());
     for (pool, connections) in [
         (one().connect_with(options(&path("wal.db"))), Connections::Own),
         (one().connect_with(delete), Connections::Users),
@@ -67,6 +69,7 @@ async fn where_there_can_be_no_connection_beside_it_the_pool_is_written_through(
             Connections::Users,
         ),
         (breaks.connect_with(options(&path("hooked.db"))), Connections::Users),
+        (one().connect_with(options(Path::new(&url))), Connections::Users),
     ] {
         let store = SqliteStore::from_pool(pool.await.unwrap()).await.unwrap();
         assert_eq!(store.writer.connections, connections, "{:?}", store.writer.file);
@@ -106,7 +109,18 @@ async fn the_connection_beside_a_pool_is_set_as_the_first_of_the_pool_was() {
     }
 }
 
-/// It has the turn, and waits for a connection that the user has.
+/// However short the deadline is, a connection can be made.
+#[tokio::test]
+async fn a_short_deadline_is_none_for_connecting_beside_a_pool() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = one().connect_with(options(&folder.path().join("short.db")));
+    let store = SqliteStore::options().busy_deadline(Duration::from_secs(2));
+    let store = store.from_pool(pool.await.unwrap()).await.unwrap();
+    assert_eq!(store.writer.connections, Connections::Own);
+    assert!(store.writer.pool.options().get_acquire_timeout() > Duration::from_secs(5));
+}
+
+/// It is at the head of its line, and waits for a connection that the user has.
 #[tokio::test]
 async fn a_transaction_that_waits_for_the_pool_keeps_none_waiting_that_need_nothing_of_it() {
     let shop = Shop::lent().await;

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::super::SqliteStore;
 use super::super::ending::End;
 use super::super::queue::Rank;
+use super::super::writer::Begun;
 use super::id;
 use super::shop::{LONG, MINUTE, Shop, end};
 use oneflight::idempotency::Idempotency;
@@ -197,4 +198,23 @@ async fn a_connection_that_has_to_be_replaced_is_waited_for_without_the_turn() {
     drop(users);
     begins.await.unwrap();
     let _ = works.end(turn, End::RollBack, ()).await;
+}
+
+/// What is seen in that transaction may be past, and whatever is open on the connection would go back to the pool.
+#[tokio::test]
+async fn a_guess_looks_at_nothing_on_a_connection_that_was_left_in_a_transaction() {
+    let shop = Shop::lent_of(1).await;
+    let works = &shop.store.works;
+    drop(shop.granted("seven").await);
+    for left in ["BEGIN", "BEGIN IMMEDIATE"] {
+        shop.run(left).await;
+        let mut turn = works.turn(Rank::Work, None).await.unwrap();
+        let request = ClaimRequest::new(&id("seven"), MINUTE);
+        assert_eq!(works.begin_new(&mut turn, &request, false).await.unwrap(), Begun::No);
+        for statement in ["BEGIN IMMEDIATE", "ROLLBACK"] {
+            let ran = sqlx::raw_sql(statement).execute(&mut *turn).await;
+            ran.unwrap_or_else(|error| panic!("{left}, {statement}: {error}"));
+        }
+        end(turn);
+    }
 }
