@@ -54,7 +54,8 @@ pub(super) fn unless_recorded(id: &RequestIdentity) -> String {
 }
 
 /// The statements that go on with a transaction that is begun for a request without a record: they close the seal of the connection,
-/// and set the savepoint of the work. The record comes with the result, since nobody else can write one before. What
+/// and set the savepoint of the work. The record comes with the result, since nobody else can write one before. (The work could,
+/// by statements of its own: then the record violates the table's key, and all is rolled back.) What
 /// begins a transaction cannot have values bound, so they stand in the text.
 ///
 /// A constraint rolls the transaction back if there is a record by now, if the seal does not hold, or if the databases

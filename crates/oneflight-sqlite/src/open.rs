@@ -198,9 +198,16 @@ impl SqliteStore {
     /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
     /// In WAL mode, the store writes claims, results and renewals on a connection of its own beside those of the pool, which is
-    /// made by the pool's options and with its hooks, and closed with the pool. So it needs a connection of the pool to look at
+    /// made by the pool's options and with its hooks. So it needs a connection of the pool to look at
     /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
-    /// or a shared cache, or if it cannot be made: then the store writes on connections of the pool.
+    /// or a shared cache, if the file is named by a URL (`file:…`) in place of its path, or if it cannot be made: then the store
+    /// writes on connections of the pool. (An `after_connect` that fails for a connection more is tried again for some 10 s, for
+    /// which this waits.)
+    ///
+    /// *End with [`close`](Self::close)*, which closes that connection and the pool, and waits for both. `pool.close()` has that
+    /// connection closed as well, but returns before it is. Until then what was committed last is perhaps in the log (`-wal`)
+    /// alone, and a copy of the file without it lacks that: records too, without which work is done again. While the connection
+    /// is open, the file stays in WAL mode: `PRAGMA journal_mode=DELETE` is told that the database is locked.
     ///
     /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are
     /// renewals. Hooks of the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must
@@ -212,9 +219,10 @@ impl SqliteStore {
     ///
     /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
     /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
-    /// these connections is replaced by ours, which lets everything pass that is not done inside
+    /// connections of the pool on which work is done is replaced by ours, which lets everything pass that is not done inside
     /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). With it comes a collation `oneflight_seal`, by
-    /// which our statements close and open it; it orders nothing.
+    /// which our statements close and open it; it orders nothing. On the store's own connection there is no hook of ours: one that
+    /// your `after_connect` sets stays there, and what it rejects, such as a claim, fails.
     ///
     /// # Errors
     ///

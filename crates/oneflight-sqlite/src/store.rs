@@ -119,7 +119,10 @@ impl SqliteStore {
         &self.pool
     }
 
-    /// Closes all connections, also those of a pool of the caller's. Every later operation of the store fails.
+    /// Closes all connections, also those of a pool of the caller's, and waits until they are closed. Every later operation of the
+    /// store fails.
+    ///
+    /// The last connection of all processes to the file moves into it what is in its log (`-wal`), and deletes that.
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;
