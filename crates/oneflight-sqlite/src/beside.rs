@@ -26,7 +26,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select;
 use sqlx::ConnectOptions;
@@ -110,8 +110,9 @@ impl Beside {
         const LOOK: &str = "PRAGMA main.locking_mode = normal; BEGIN; SELECT 1 FROM main.sqlite_schema LIMIT 1; COMMIT";
         // The one that has been idle for the longest comes first, and is the last one when it has been given back.
         let idle = u32::try_from(self.0.num_idle()).unwrap_or(u32::MAX);
+        let looks = Instant::now();
         for looked in 0..idle.min(self.0.options().get_max_connections()) {
-            if looked > 0 && patience.remaining().is_zero() {
+            if looked > 0 && (patience.remaining().is_zero() || looks.elapsed() >= IDLE_ANSWERS) {
                 return;
             }
             let Some(mut idle) = Lent::at_once(&self.0) else {

@@ -135,7 +135,10 @@ async fn a_store_that_is_closed_or_dropped_leaves_nothing_open() {
         let log = shop.path.with_extension("db-wal");
         let (pool, store) = (shop.pool, shop.store);
         match closes {
-            true => store.close().await,
+            true => {
+                store.close().await;
+                assert!(!log.exists(), "it has not waited");
+            }
             false => {
                 drop(store);
                 pool.close().await;
