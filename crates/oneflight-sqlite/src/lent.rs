@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
@@ -17,8 +18,10 @@ use tokio::time::timeout;
 use super::busy::{Patience, unavailable};
 use oneflight::store::StoreError;
 
-/// How long a pool may take to lend a connection that lies idle: it has one that does nothing try it.
-const IDLE_IS_LENT: Duration = Duration::from_millis(20);
+/// How long a pool may take to try a connection that lies idle, which is an errand, and a hook of the user's.
+const TRIED: Duration = Duration::from_millis(100);
+/// How long what was idle a moment ago, and was lent to others since, is waited for.
+const IN_LINE: Duration = Duration::from_millis(20);
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
@@ -39,14 +42,25 @@ impl Lent {
         })
     }
 
-    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is not waited for in the
-    /// pool's line, and hardly to be made anew.
+    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for in the
+    /// pool's line, or to be made anew.
     pub(super) async fn idle(pool: &SqlitePool) -> Option<Self> {
-        if pool.num_idle() == 0 {
+        let idle = pool.num_idle();
+        if idle == 0 {
             return None;
         }
-        let lent = timeout(IDLE_IS_LENT, Box::pin(pool.acquire())).await;
-        let connection = Some(lent.ok()?.ok()?);
+        let mut acquires = Box::pin(pool.acquire());
+        let at_once = poll_immediate(&mut acquires).await;
+        let lent = match at_once {
+            Some(lent) => lent,
+            None => {
+                // Others may have been first. It cannot be seen for certain.
+                let is_tried = pool.num_idle() < idle;
+                let moment = if is_tried { TRIED } else { IN_LINE };
+                timeout(moment, acquires).await.ok()?
+            }
+        };
+        let connection = Some(lent.ok()?);
         Some(Self { connection, kept: None })
     }
 

@@ -269,8 +269,9 @@ async fn all_before_the_work_is_one_errand_and_all_after_it_another() {
     tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let own = SqliteStore::open(folder.path().join("own.db")).await.unwrap();
-    // One is always to be had at once: the last one may still be on its way back.
+    // One always lies idle: the last one may still be on its way back.
     let pool = SqlitePoolOptions::new()
+        .min_connections(20)
         .max_connections(20)
         .connect_with(
             SqliteConnectOptions::new()
