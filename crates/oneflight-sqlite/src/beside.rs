@@ -139,7 +139,7 @@ fn needs_its_options(options: &SqliteConnectOptions) -> bool {
 }
 
 /// Returns whether the connections of these options have one cache.
-fn shares_cache(options: &SqliteConnectOptions) -> bool {
+pub(super) fn shares_cache(options: &SqliteConnectOptions) -> bool {
     let url = options.to_url_lossy();
     url.query_pairs()
         .any(|(name, value)| name == "cache" && value == "shared")

@@ -8,7 +8,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::ending::Commits;
 use super::writer::{Begun, Turn, Writer};
 use oneflight::store::{ClaimRequest, StoreError};
 
@@ -61,7 +60,7 @@ impl Guess {
     /// Begins the transaction of a request that is probably a new one. Returns `None`, in which nothing was begun, if it is not,
     /// or if it has to be waited for.
     pub(super) async fn begin(&self, works: &Writer, request: &ClaimRequest) -> Result<Option<Turn>, StoreError> {
-        if works.commits != Commits::AtOnce || !self.is_new() {
+        if !works.begins_at_once() || !self.is_new() {
             return Ok(None);
         }
         let turn = match self.waits() {

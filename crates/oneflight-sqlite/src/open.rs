@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
-use super::beside::{Beside, ONE_MORE};
+use super::beside::{Beside, ONE_MORE, shares_cache};
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -371,7 +371,10 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         let works = writer.on(pool.clone(), settings);
         return SqliteStore::prepare(options, pool, writer, works).await;
     }
-    let writer = new(pool.clone(), Connections::Users, file, settings);
+    let mut writer = new(pool.clone(), Connections::Users, file, settings);
+    if shares_cache(&pool.connect_options()) {
+        writer = writer.claiming_first();
+    }
     SqliteStore::prepare(options, pool, writer.clone(), writer).await
 }
 

@@ -19,6 +19,8 @@
 //!
 //! What has no record needs no claim in the transaction: nobody else can write until its end.
 //!
+//! Where connections share their cache, tables are locked one by one, and the one of the records is locked by a claim first.
+//!
 //! A record that the look has found, past its retention or without a holder, is decided about under the lock, one statement
 //! at a time. So is what another caller has claimed since the look.
 //!
@@ -80,7 +82,7 @@ impl TransactionalStore for SqliteStore {
         let writer = &self.works;
         request.lease = Duration::ZERO;
         let mut turn = writer.turn_after_look(connection, &databases, left()).await?;
-        let is_at_once = is_new && writer.commits == Commits::AtOnce;
+        let is_at_once = is_new && writer.begins_at_once();
         if is_at_once && writer.begin_new(&mut turn, &request, true).await? == Begun::Yes {
             return run_new(self, turn, request, work).await;
         }

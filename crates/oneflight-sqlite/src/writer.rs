@@ -70,6 +70,8 @@ pub(super) struct Writer {
     pub(super) commits: Commits,
     pub(super) file: Arc<DatabaseFile>,
     pub(super) settings: Settings,
+    /// Whether tables are locked one by one, and the lock of the records is to be had before the work runs.
+    claims_first: bool,
     /// Whether work has had the connection, and may have changed its settings.
     is_changed: Arc<AtomicBool>,
     #[cfg(test)]
@@ -99,10 +101,22 @@ impl Writer {
             commits,
             file: Arc::new(file),
             settings,
+            claims_first: false,
             is_changed: Arc::default(),
             #[cfg(test)]
             faults: Arc::default(),
         }
+    }
+
+    /// Has what has no record claimed before its work all the same.
+    pub(super) fn claiming_first(mut self) -> Self {
+        self.claims_first = true;
+        self
+    }
+
+    /// Returns whether the transaction of what has no record is begun without a claim: once begun, it can be committed.
+    pub(super) fn begins_at_once(&self) -> bool {
+        self.commits == Commits::AtOnce && !self.claims_first
     }
 
     /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.

@@ -10,7 +10,8 @@ use futures::future::{Either, select};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::super::SqliteStore;
-use super::super::ending::End;
+use super::super::beside::shares_cache;
+use super::super::ending::{Commits, End};
 use super::super::queue::Rank;
 use super::super::settings::BUSY_TIMEOUT;
 use super::super::writer::Connections;
@@ -74,6 +75,9 @@ async fn where_there_can_be_no_connection_beside_it_the_pool_is_written_through(
         let store = SqliteStore::from_pool(pool.await.unwrap()).await.unwrap();
         assert_eq!(store.writer.connections, connections, "{:?}", store.writer.file);
         assert_eq!(store.works.connections, Connections::Users);
+        let options = store.pool().connect_options();
+        let begins_at_once = store.works.commits == Commits::AtOnce && !shares_cache(&options);
+        assert_eq!(store.works.begins_at_once(), begins_at_once, "{:?}", store.writer.file);
         works(&store).await;
     }
     let opened = SqliteStore::open(path("opened.db")).await.unwrap();
