@@ -5,6 +5,12 @@
 //! `--cfg oneflight_shuttle`. So models and random schedules explore the code that ships. The cfgs have names of their own,
 //! because `--cfg loom` would also switch dependencies over (tokio among them), which must stay as they are.
 
+mod bounds;
+
+pub(crate) use self::bounds::{deepest, few, first_round, round, together};
+#[cfg(oneflight_loom)]
+pub use self::bounds::{nest_at_most, wake_in_rounds_of};
+
 use std::sync::atomic::Ordering;
 
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
@@ -16,13 +22,15 @@ pub(crate) use self::scheduled::*;
 #[cfg(oneflight_loom)]
 pub(crate) use self::modelled::*;
 #[cfg(oneflight_loom)]
-pub use self::modelled::{Runtime, join_tasks, spawn_onto};
+pub use self::modelled::{Runtime, join_tasks, run_as_worker, spawn_onto};
 #[cfg(oneflight_shuttle)]
 pub use self::scheduled::drop_left_tasks;
 
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 mod shipped {
     pub(crate) use parking_lot::Mutex;
+    use std::cell::Cell;
+    use std::hash::{Hash, Hasher};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 
     /// [`std::cell::UnsafeCell`] behind loom's interface, which names each access.
@@ -81,6 +89,57 @@ mod shipped {
     /// inside their `block_on`.
     pub(crate) fn drives_itself(runtime: &Handle) -> bool {
         runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+    }
+
+    /// Returns a number from 1 to `most` for a runtime that drives itself, and 0 for any other. Two runtimes have the same one only
+    /// if as many others, or a multiple of that, were made in between.
+    pub(crate) fn number_of(runtime: &Handle, most: u32) -> u32 {
+        if !drives_itself(runtime) {
+            return 0;
+        }
+        let mut id = Id(0);
+        runtime.id().hash(&mut id);
+        (id.0 % u64::from(most)) as u32 + 1
+    }
+
+    /// Takes an id as it is.
+    struct Id(u64);
+
+    impl Hasher for Id {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = self.0 << 8 | u64::from(*byte);
+            }
+        }
+
+        fn write_u64(&mut self, id: u64) {
+            self.0 = id;
+        }
+    }
+
+    per_thread! {
+        // The worker that this thread was, and the number of its runtime.
+        static WORKER: Cell<(usize, u32)> = Cell::new((0, 0));
+    }
+
+    /// Returns the number of the runtime of which this thread is a worker, or 0 if it is none.
+    pub(crate) fn own_runtime(most: u32) -> u32 {
+        let Some(worker) = tokio::runtime::worker_index() else {
+            return 0;
+        };
+        // To ask for the runtime counts a reference to it, which all workers would do.
+        match WORKER.with(Cell::get) {
+            (before, number) if number > 0 && before == worker => number,
+            _ => {
+                let number = current_runtime().map_or(0, |runtime| number_of(&runtime, most));
+                WORKER.with(|place| place.set((worker, number)));
+                number
+            }
+        }
     }
 }
 
@@ -145,6 +204,8 @@ mod modelled {
             /// The number of polls.
             polls: usize,
         },
+        /// It is kept, although callers may rely on it: all threads of its runtime are blocked.
+        Blocked,
     }
 
     std::thread_local! {
@@ -173,10 +234,14 @@ mod modelled {
 
     impl Handle {
         pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
-            let Runtime::Left { polls } = RUNTIME.get() else {
-                let thread = loom::thread::spawn(move || loom::future::block_on(task));
-                TASKS.lock().0.push(thread);
-                return;
+            let polls = match RUNTIME.get() {
+                Runtime::Left { polls } => polls,
+                Runtime::Blocked => 0,
+                Runtime::Steady | Runtime::Driven => {
+                    let thread = loom::thread::spawn(move || loom::future::block_on(task));
+                    TASKS.lock().0.push(thread);
+                    return;
+                }
             };
             let mut task: Task = Box::pin(task);
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -194,7 +259,25 @@ mod modelled {
     pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
 
     pub(crate) fn drives_itself(_runtime: &Handle) -> bool {
-        RUNTIME.get() == Runtime::Steady
+        matches!(RUNTIME.get(), Runtime::Steady | Runtime::Blocked)
+    }
+
+    /// Returns 1 for the runtime of a model's tasks, if it drives itself.
+    pub(crate) fn number_of(runtime: &Handle, _most: u32) -> u32 {
+        drives_itself(runtime).into()
+    }
+
+    per_thread! {
+        static IS_WORKER: std::cell::Cell<bool> = std::cell::Cell::new(false);
+    }
+
+    /// Has this thread of a model count as a worker of the runtime of the model's tasks.
+    pub fn run_as_worker() {
+        IS_WORKER.with(|is_worker| is_worker.set(true));
+    }
+
+    pub(crate) fn own_runtime(_most: u32) -> u32 {
+        IS_WORKER.with(std::cell::Cell::get).into()
     }
 
     /// Drops the tasks that were left in this execution of a model, and waits for the others.
@@ -325,6 +408,15 @@ mod scheduled {
         runtime.0 == 0
     }
 
+    pub(crate) fn number_of(runtime: &Handle, _most: u32) -> u32 {
+        drives_itself(runtime).into()
+    }
+
+    /// A caller is polled on the steady runtime or not, by chance.
+    pub(crate) fn own_runtime(_most: u32) -> u32 {
+        shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng()) % 2
+    }
+
     /// Drops the tasks of the runtime that stands still, as the end of a runtime does.
     pub fn drop_left_tasks() {
         let left = std::mem::take(&mut *LEFT.lock());
@@ -384,49 +476,4 @@ pub(crate) fn estimate(number: &AtomicU32) -> u32 {
 #[cfg(oneflight_loom)]
 pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
     1
-}
-
-/// Returns the number of callers that are woken in a row before other tasks get a turn: some ten microseconds' worth.
-#[cfg(not(oneflight_loom))]
-pub(crate) const fn round() -> usize {
-    512
-}
-
-#[cfg(oneflight_loom)]
-std::thread_local! {
-    static ROUND: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn round() -> usize {
-    ROUND.get()
-}
-
-/// Sets the number of callers that are woken in a row in the models of this thread.
-#[cfg(oneflight_loom)]
-pub fn wake_in_rounds_of(callers: usize) {
-    ROUND.set(callers);
-}
-
-/// Returns how deep polls of work may stand one inside the other on one stack, and likewise wake-ups and ends of flights. It is
-/// much deeper than calls are nested by design, and takes little enough of a stack of two megabytes.
-#[cfg(not(oneflight_loom))]
-pub(crate) const fn deepest() -> u32 {
-    16
-}
-
-#[cfg(oneflight_loom)]
-std::thread_local! {
-    static DEEPEST: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn deepest() -> u32 {
-    DEEPEST.get()
-}
-
-/// Sets this depth in the models of this thread.
-#[cfg(oneflight_loom)]
-pub fn nest_at_most(deepest: u32) {
-    DEEPEST.set(deepest);
 }

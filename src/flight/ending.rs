@@ -6,9 +6,10 @@ use super::event::Event;
 use super::failure::{Ended, Failure};
 use super::home::Home;
 use super::nest::nest;
-use super::reference::{FlightRef, Waking};
-use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot, UNTOLD};
-use crate::sync::round;
+use super::reference::FlightRef;
+use super::rounds::Waking;
+use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot};
+use crate::sync::first_round;
 use crate::unwind::quietly;
 
 /// Which caller leaves in the step that publishes the result.
@@ -78,10 +79,11 @@ impl<K, T> FlightRef<K, T> {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
-        if flight.wake_some(round()) {
-            // A task wakes the rest. Callers that are awake do so as well, since the task may have to wait long for its turn.
-            flight.state.set(UNTOLD);
-            home.wake_rest(Waking(self.clone()));
+        if flight.wake_some(first_round()) {
+            match home.runtime() {
+                Some(runtime) => home.wake_rest(Waking::begin(self.clone(), left, &runtime), &runtime),
+                None => _ = flight.wake_some(usize::MAX),
+            }
         }
         if left == 0 {
             // All callers have left, and left the result to us.

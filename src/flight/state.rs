@@ -6,7 +6,8 @@
 //!
 //! The number only grows. Read without the lock, it may miss callers that have joined; a compare-exchange of the word that
 //! succeeds after that has missed none that left. The number is exact under the lock, and once the entry has left the map.
-//! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there.
+//! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there. Then the
+//! number's place is used to share out which of them wake others.
 
 use crate::sync::{AtomicU32, Handle, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
@@ -54,6 +55,8 @@ pub(super) fn task_on(runtime: &Handle) -> u32 {
 
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
+/// The largest number that a runtime may have, see [`State::share_out`].
+pub(super) const RUNTIMES: u32 = CALLER - 1;
 /// The most callers that a flight can have. One place is kept for the flight's task.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
@@ -160,6 +163,29 @@ impl State {
     #[inline]
     pub(super) fn leave(&self) -> u32 {
         self.word.fetch_sub(CALLER, Ordering::AcqRel) / CALLER
+    }
+
+    /// Has the workers of the runtime with this number wake others together, see [`due`](Self::due). The flight is done.
+    ///
+    /// Relaxed: a caller that sees `UNTOLD`, which is set after that, sees this.
+    pub(super) fn share_out(&self, runtime: u32, together: u32) {
+        self.joined.store(together * CALLER + runtime, Ordering::Relaxed);
+    }
+
+    /// Returns how many others a caller wakes as it leaves a flight that is done, and not all have been told: one or, on a worker
+    /// of the runtime that was named, none, and every so many callers as many at once.
+    pub(super) fn due(&self, own_runtime: impl FnOnce(u32) -> u32, together: u32) -> u32 {
+        let runtime = self.joined() % CALLER;
+        if runtime == 0 || runtime != own_runtime(RUNTIMES) {
+            return 1;
+        }
+        // Relaxed: only the count matters. One of so many callers finds the last place, and makes room for the next ones.
+        let places = self.joined.fetch_sub(CALLER, Ordering::Relaxed) / CALLER;
+        if places != 1 {
+            return 0;
+        }
+        self.joined.fetch_add(together * CALLER, Ordering::Relaxed);
+        together
     }
 
     /// Goes from `POLLING` to `DONE` in one step; returns how many callers are left. The entry has left the map, so the

@@ -86,14 +86,12 @@ where
         self.group().told(&event);
     }
 
-    fn wake_rest(&self, rest: Waking<K, T>) {
-        if let Some(runtime) = self.runtime() {
-            runtime.spawn(async move {
-                while rest.wake_round() {
-                    yield_now().await;
-                }
-            });
-        }
+    fn wake_rest(&self, mut rest: Waking<K, T>, runtime: &Handle) {
+        runtime.spawn(async move {
+            while rest.wake_due() {
+                yield_now().await;
+            }
+        });
     }
 
     fn runtime(&self) -> Option<Handle> {

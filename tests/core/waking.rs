@@ -1,13 +1,18 @@
-//! Landing a flight with many callers keeps the thread for no long time: it wakes a round of them, a task wakes the
-//! rest.
+//! Landing a flight with many callers keeps the thread for no long time: it wakes a round of them, and these or a task wake the
+//! rest, whichever runtime is blocked or not driven.
 
 use oneflight::{Drive, Group};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// More than a few rounds.
 const CALLERS: usize = 4_000;
@@ -241,4 +246,128 @@ fn who_has_his_result_before_he_is_told_is_not_told_any_more() {
     assert!(early.as_mut().poll(&mut noop).is_ready());
     drop(runtime);
     assert_eq!(woken.get(), 0, "he was woken for what he has");
+}
+
+/// A group whose key 1 is in flight on a runtime of two workers. The leader blocks its worker as soon as it has its result.
+struct Blocking {
+    group: Group<u8, u32>,
+    runtime: Runtime,
+    open: oneshot::Sender<()>,
+    /// Says that the leader has its result.
+    landed: mpsc::Receiver<()>,
+    /// Dropped to let the worker go on.
+    blocks: mpsc::Sender<()>,
+    /// The number of callers that have joined.
+    joined: Arc<AtomicUsize>,
+}
+
+impl Blocking {
+    fn begin() -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let group: Group<u8, u32> = Group::new();
+        let (open, opened) = oneshot::channel();
+        let (begins, begun) = mpsc::channel();
+        let (lands, landed) = mpsc::channel();
+        let blocks = {
+            let group = group.clone();
+            block_after(&runtime, async move {
+                let run = group.run(1, || async move {
+                    begins.send(()).unwrap();
+                    opened.await.unwrap();
+                    7
+                });
+                assert_eq!(run.await.unwrap().value, 7);
+                lands.send(()).unwrap();
+            })
+        };
+        begun.recv().unwrap();
+        Self {
+            group,
+            runtime,
+            open,
+            landed,
+            blocks,
+            joined: Arc::default(),
+        }
+    }
+
+    /// Spawns callers that join.
+    fn join_on(&self, runtime: &Handle, callers: usize) -> Vec<JoinHandle<u32>> {
+        let join = || {
+            let (group, joined) = (self.group.clone(), Arc::clone(&self.joined));
+            runtime.spawn(async move {
+                let mut run = std::pin::pin!(group.run(1, || async { 0 }));
+                let mut is_new = true;
+                let outcome = std::future::poll_fn(|cx| {
+                    let polled = run.as_mut().poll(cx);
+                    joined.fetch_add(usize::from(std::mem::take(&mut is_new)), Ordering::Release);
+                    polled
+                });
+                outcome.await.unwrap().value
+            })
+        };
+        (0..callers).map(|_| join()).collect()
+    }
+
+    fn await_joined(&self, callers: usize) {
+        while self.joined.load(Ordering::Acquire) < callers {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Spawns a task that blocks its worker after `act`, until what is returned is dropped.
+fn block_after(runtime: &Runtime, act: impl Future<Output = ()> + Send + 'static) -> mpsc::Sender<()> {
+    let (blocks, blocked) = mpsc::channel::<()>();
+    runtime.spawn(async move {
+        act.await;
+        assert!(blocked.recv().is_err());
+    });
+    blocks
+}
+
+async fn all_have_it(callers: Vec<JoinHandle<u32>>) {
+    let all = async {
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), 7);
+        }
+    };
+    let ended = timeout(Duration::from_secs(60), all).await;
+    ended.expect("a caller that is polled is not woken");
+}
+
+#[test]
+fn callers_elsewhere_are_woken_while_the_runtime_that_landed_the_flight_is_blocked() {
+    let flight = Blocking::begin();
+    let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
+    // They are the first to be woken, and are not polled then.
+    let here = flight.join_on(flight.runtime.handle(), 50);
+    flight.await_joined(50);
+    let callers = flight.join_on(elsewhere.handle(), CALLERS);
+    elsewhere.block_on(async {
+        while flight.joined.load(Ordering::Acquire) < 50 + CALLERS {
+            tokio::task::yield_now().await;
+        }
+    });
+    let (blocks, is_blocked) = mpsc::channel();
+    let other = block_after(&flight.runtime, async move { blocks.send(()).unwrap() });
+    is_blocked.recv().unwrap();
+    // The other runtime is not driven now, so the leader goes on with the work.
+    flight.open.send(()).unwrap();
+    flight.landed.recv().unwrap();
+    elsewhere.block_on(all_have_it(callers));
+    drop((other, flight.blocks));
+    elsewhere.block_on(all_have_it(here));
+}
+
+#[test]
+fn callers_are_woken_while_the_worker_that_landed_the_flight_is_blocked() {
+    let flight = Blocking::begin();
+    let callers = flight.join_on(flight.runtime.handle(), CALLERS);
+    flight.await_joined(CALLERS);
+    flight.open.send(()).unwrap();
+    let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
+    elsewhere.block_on(all_have_it(callers));
+    drop(flight.blocks);
+    flight.landed.recv().unwrap();
 }

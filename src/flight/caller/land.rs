@@ -110,7 +110,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let cargo = &lent.flight().cargo;
         let now = lent.flight().state.load();
         if now.has(UNTOLD) {
-            lent.flight().wake_next();
+            lent.flight().wake_due();
         }
         if lent.flight().state.callers(now) == 1 {
             // SAFETY: the others have left, and a flight that is done is not joined: result and common reference are ours.

@@ -3,11 +3,12 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
+use oneflight::model::{Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_in_rounds_of};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 fn group() -> Group<u8, Value> {
     Group::<u8, Value>::builder().shards(1).build()
@@ -524,6 +525,107 @@ fn wake_in_rounds() {
         assert_eq!(group.in_flight(), 0);
         ledger.check();
     });
+}
+
+/// Callers that wait for the gate in this thread, polled once.
+fn waiting<const N: usize>(
+    group: &Group<u8, Value>,
+    ledger: &Arc<Ledger>,
+    gate: &Gate,
+) -> [impl Future<Output = Result<Value, FlightError>> + Unpin; N] {
+    std::array::from_fn(|_| {
+        let (group, work) = (group.clone(), gated(ledger, gate));
+        let mut call = Box::pin(async move { group.run(1, work).await.map(|outcome| outcome.value) });
+        assert!(poll_once(call.as_mut()).is_pending());
+        call
+    })
+}
+
+/// Polls all of them in one task.
+async fn all<F: Future<Output = Result<Value, FlightError>> + Unpin, const N: usize>(calls: [F; N]) {
+    let mut calls: Vec<_> = calls.into();
+    std::future::poll_fn(|cx| {
+        calls.retain_mut(|call| match Pin::new(call).poll(cx) {
+            Poll::Ready(outcome) => {
+                drop(outcome.unwrap());
+                false
+            }
+            Poll::Pending => true,
+        });
+        match calls.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Callers are woken in rounds, and the task that sees to the rest never comes, because all threads of its runtime are blocked. A
+/// caller in another thread is woken by those that take their results: on workers of that runtime by one of two, elsewhere by each.
+#[test]
+fn wake_beside_a_blocked_task() {
+    spawn_onto(Runtime::Blocked);
+    for (workers, round) in [(false, 1), (true, 3)] {
+        wake_in_rounds_of(round);
+        let name = format!(
+            "waking in rounds{}, task blocked/caller joins",
+            if workers { " on workers" } else { "" }
+        );
+        explore(&name, upto(2, 4, 4), move || {
+            let run = move || {
+                if workers {
+                    run_as_worker();
+                }
+            };
+            run();
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let callers: [_; 4] = waiting(&group, &ledger, &gate);
+            let other = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                thread::spawn(move || {
+                    run();
+                    drop(block_on(group.run(1, work)).unwrap());
+                })
+            };
+            gate.open();
+            block_on(all(callers));
+            other.join().unwrap();
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        });
+    }
+}
+
+/// On workers of one runtime, the first round is not polled, so no caller but the leader takes its result. The task wakes the
+/// caller in another thread.
+#[test]
+fn task_wakes_the_rest() {
+    spawn_onto(Runtime::Steady);
+    wake_in_rounds_of(3);
+    explore(
+        "waking in rounds on workers, first round idle/caller joins",
+        upto(2, 3, 3),
+        || {
+            run_as_worker();
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let [leader, idle @ ..]: [_; 4] = waiting(&group, &ledger, &gate);
+            let other = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                thread::spawn(move || {
+                    run_as_worker();
+                    drop(block_on(group.run(1, work)).unwrap());
+                })
+            };
+            gate.open();
+            drop(block_on(leader).unwrap());
+            other.join().unwrap();
+            drop(idle);
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        },
+    );
 }
 
 /// The same as abandon/join, with a flight that has had followers: joining does not change its word then.
