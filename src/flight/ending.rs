@@ -8,7 +8,7 @@ use super::home::Home;
 use super::nest::nest;
 use super::reference::FlightRef;
 use super::rounds::Waking;
-use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot};
+use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot, UNTOLD};
 use crate::sync::first_round;
 use crate::unwind::quietly;
 
@@ -74,6 +74,10 @@ impl<K, T> FlightRef<K, T> {
         if let Err(failure) = ended {
             // SAFETY: by contract.
             unsafe { flight.cargo.fail(failure) };
+        }
+        if flight.state.callers(flight.state.load()) as usize > first_round() {
+            // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.
+            flight.state.set(UNTOLD);
         }
         let left = match leaver {
             Leaver::Nobody => flight.state.finish(),

@@ -31,7 +31,7 @@ impl<K, T> Waking<K, T> {
     /// Leaves the callers that have not been woken to a task on `runtime`. The flight is done, and has `there` callers.
     pub(super) fn begin(flight: FlightRef<K, T>, there: u32, runtime: &Handle) -> Self {
         let runtime = number_of(runtime, RUNTIMES);
-        flight.flight().state.share_out(runtime, together());
+        flight.flight().state.share_out(runtime);
         flight.flight().state.set(UNTOLD);
         match runtime {
             0 => Self {

@@ -168,23 +168,23 @@ impl State {
     /// Has the workers of the runtime with this number wake others together, see [`due`](Self::due). The flight is done.
     ///
     /// Relaxed: a caller that sees `UNTOLD`, which is set after that, sees this.
-    pub(super) fn share_out(&self, runtime: u32, together: u32) {
-        self.joined.store(together * CALLER + runtime, Ordering::Relaxed);
+    pub(super) fn share_out(&self, runtime: u32) {
+        self.joined.store(runtime, Ordering::Relaxed);
     }
 
     /// Returns how many others a caller wakes as it leaves a flight that is done, and not all have been told: one or, on a worker
-    /// of the runtime that was named, none, and every so many callers as many at once.
+    /// of the runtime that was named, none, and every so many callers as many at once. `together` is a power of two, so that the
+    /// count may wrap round.
     pub(super) fn due(&self, own_runtime: impl FnOnce(u32) -> u32, together: u32) -> u32 {
         let runtime = self.joined() % CALLER;
         if runtime == 0 || runtime != own_runtime(RUNTIMES) {
             return 1;
         }
-        // Relaxed: only the count matters. One of so many callers finds the last place, and makes room for the next ones.
-        let places = self.joined.fetch_sub(CALLER, Ordering::Relaxed) / CALLER;
-        if places != 1 {
+        // Relaxed: only the count matters. Each caller finds another one.
+        let before = self.joined.fetch_add(CALLER, Ordering::Relaxed) / CALLER;
+        if !(before + 1).is_multiple_of(together) {
             return 0;
         }
-        self.joined.fetch_add(together * CALLER, Ordering::Relaxed);
         together
     }
 

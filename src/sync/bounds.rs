@@ -26,9 +26,10 @@ pub(crate) const fn few() -> u32 {
     32
 }
 
+/// Returns two: one of those that are woken may be a task of a runtime that stands still.
 #[cfg(oneflight_shuttle)]
 pub(crate) const fn round() -> usize {
-    1
+    2
 }
 
 #[cfg(any(oneflight_loom, oneflight_shuttle))]
