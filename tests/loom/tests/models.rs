@@ -579,7 +579,7 @@ fn wake_beside_a_blocked_task() {
             };
             run();
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
-            let callers: [_; 4] = waiting(&group, &ledger, &gate);
+            let callers: [_; 5] = waiting(&group, &ledger, &gate);
             let other = {
                 let (group, work) = (group.clone(), gated(&ledger, &gate));
                 thread::spawn(move || {
@@ -609,7 +609,7 @@ fn task_wakes_the_rest() {
         || {
             run_as_worker();
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
-            let [leader, idle @ ..]: [_; 4] = waiting(&group, &ledger, &gate);
+            let [leader, idle @ ..]: [_; 5] = waiting(&group, &ledger, &gate);
             let other = {
                 let (group, work) = (group.clone(), gated(&ledger, &gate));
                 thread::spawn(move || {
