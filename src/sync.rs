@@ -6,6 +6,8 @@
 //! because `--cfg loom` would also switch dependencies over (tokio among them), which must stay as they are.
 
 mod bounds;
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
+mod workers;
 
 pub(crate) use self::bounds::{deepest, few, first_round, round, together};
 #[cfg(oneflight_loom)]
@@ -15,6 +17,8 @@ use std::sync::atomic::Ordering;
 
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 pub(crate) use self::shipped::*;
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
+pub(crate) use self::workers::{number_of, own_runtime, spawn_for_any_worker};
 
 #[cfg(oneflight_shuttle)]
 pub(crate) use self::scheduled::*;
@@ -29,8 +33,6 @@ pub use self::scheduled::drop_left_tasks;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 mod shipped {
     pub(crate) use parking_lot::Mutex;
-    use std::cell::Cell;
-    use std::hash::{Hash, Hasher};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 
     /// [`std::cell::UnsafeCell`] behind loom's interface, which names each access.
@@ -89,57 +91,6 @@ mod shipped {
     /// inside their `block_on`.
     pub(crate) fn drives_itself(runtime: &Handle) -> bool {
         runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
-    }
-
-    /// Returns a number from 1 to `most` for a runtime that drives itself, and 0 for any other. Two runtimes have the same one only
-    /// if as many others, or a multiple of that, were made in between.
-    pub(crate) fn number_of(runtime: &Handle, most: u32) -> u32 {
-        if !drives_itself(runtime) {
-            return 0;
-        }
-        let mut id = Id(0);
-        runtime.id().hash(&mut id);
-        (id.0 % u64::from(most)) as u32 + 1
-    }
-
-    /// Takes an id as it is.
-    struct Id(u64);
-
-    impl Hasher for Id {
-        fn finish(&self) -> u64 {
-            self.0
-        }
-
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = self.0 << 8 | u64::from(*byte);
-            }
-        }
-
-        fn write_u64(&mut self, id: u64) {
-            self.0 = id;
-        }
-    }
-
-    per_thread! {
-        // The worker that this thread was, and the number of its runtime.
-        static WORKER: Cell<(usize, u32)> = Cell::new((0, 0));
-    }
-
-    /// Returns the number of the runtime of which this thread is a worker, or 0 if it is none.
-    pub(crate) fn own_runtime(most: u32) -> u32 {
-        let Some(worker) = tokio::runtime::worker_index() else {
-            return 0;
-        };
-        // To ask for the runtime counts a reference to it, which all workers would do.
-        match WORKER.with(Cell::get) {
-            (before, number) if number > 0 && before == worker => number,
-            _ => {
-                let number = current_runtime().map_or(0, |runtime| number_of(&runtime, most));
-                WORKER.with(|place| place.set((worker, number)));
-                number
-            }
-        }
     }
 }
 
@@ -271,9 +222,9 @@ mod modelled {
         static IS_WORKER: std::cell::Cell<bool> = std::cell::Cell::new(false);
     }
 
-    /// Has this thread of a model count as a worker of the runtime of the model's tasks.
-    pub fn run_as_worker() {
-        IS_WORKER.with(|is_worker| is_worker.set(true));
+    /// Sets whether this thread of a model counts as a worker of the runtime of the model's tasks.
+    pub fn run_as_worker(is: bool) {
+        IS_WORKER.with(|is_worker| is_worker.set(is));
     }
 
     pub(crate) fn own_runtime(_most: u32) -> u32 {
@@ -412,9 +363,13 @@ mod scheduled {
         drives_itself(runtime).into()
     }
 
-    /// A caller is polled on the steady runtime or not, by chance.
+    per_thread! {
+        static IS_WORKER: bool = shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng()) % 8 > 0;
+    }
+
+    /// A thread is a worker of the steady runtime or not, by chance.
     pub(crate) fn own_runtime(_most: u32) -> u32 {
-        shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng()) % 2
+        IS_WORKER.with(|is_worker| u32::from(*is_worker))
     }
 
     /// Drops the tasks of the runtime that stands still, as the end of a runtime does.
@@ -427,6 +382,11 @@ mod scheduled {
         let any = shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng());
         Some(Handle((any % 4) as u8))
     }
+}
+
+#[cfg(any(oneflight_loom, oneflight_shuttle))]
+pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    runtime.spawn(task);
 }
 
 /// Reads an atomic.

@@ -8,8 +8,8 @@ use super::home::Home;
 use super::nest::nest;
 use super::reference::FlightRef;
 use super::rounds::Waking;
-use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot, UNTOLD};
-use crate::sync::first_round;
+use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, RUNTIMES, Snapshot, UNTOLD};
+use crate::sync::{first_round, number_of};
 use crate::unwind::quietly;
 
 /// Which caller leaves in the step that publishes the result.
@@ -75,7 +75,16 @@ impl<K, T> FlightRef<K, T> {
             // SAFETY: by contract.
             unsafe { flight.cargo.fail(failure) };
         }
-        if flight.state.callers(flight.state.load()) as usize > first_round() {
+        let are_many = flight.state.callers(flight.state.load()) as usize > first_round();
+        let runtime = match are_many {
+            true => home.runtime(),
+            false => None,
+        };
+        if are_many {
+            let number = runtime.as_ref().map_or(0, |runtime| number_of(runtime, RUNTIMES));
+            if number != flight.state.runtime() {
+                flight.state.mix();
+            }
             // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.
             flight.state.set(UNTOLD);
         }
@@ -83,9 +92,9 @@ impl<K, T> FlightRef<K, T> {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
-        if flight.wake_some(first_round()) {
-            match home.runtime() {
-                Some(runtime) => home.wake_rest(Waking::begin(self.clone(), left, &runtime), &runtime),
+        if flight.wake_first_round() {
+            match runtime {
+                Some(runtime) => home.wake_rest(Waking::begin(self.clone()), &runtime),
                 None => _ = flight.wake_some(usize::MAX),
             }
         }

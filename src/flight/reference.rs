@@ -3,8 +3,9 @@
 use super::allocation::Flight;
 use super::frame::Anchor;
 use super::hash::KeyHash;
-use super::state::{ABORTED, PROVEN};
+use super::state::{ABORTED, PROVEN, RUNTIMES};
 use crate::identity::Fingerprint;
+use crate::sync::own_runtime;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -71,7 +72,7 @@ impl<K, T> FlightRef<K, T> {
     /// entry is there: then a limit that was checked under the same lock holds.
     #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
-        let before = self.flight().state.join()?;
+        let before = self.flight().state.join(|| own_runtime(RUNTIMES))?;
         Some(Seat {
             flight: self.0,
             late: before.has(ABORTED),

@@ -1,60 +1,57 @@
 //! How the callers of a flight are woken when there are many of them.
 //!
 //! To wake all at once would occupy a thread for long, and fill the queues of a runtime, in which other tasks stand behind those
-//! that were woken. So the caller that lands the flight wakes the first of them ([`first_round`]). From then on, about as many are
-//! woken as leave:
+//! that were woken. So the caller that lands the flight wakes a round of them, and leaves the rest to a task ([`Waking`]) and to
+//! the callers that leave. How they go on depends on where the callers are polled.
 //!
-//! * Callers that take their results on workers of one runtime, that of the task below, wake others [`together`]: one of so many
-//!   wakes as many. If each woke another one, a worker's own queue would never be empty. What is in the queue that all workers
-//!   share would then wait until nearly all callers have left. And each would take the lock of the list.
-//! * Any other caller that takes its result wakes another one, and so does every caller that leaves without it. So no caller
-//!   depends on the threads of a runtime that it is not polled on: they may all be blocked.
-//! * A task ([`Waking`]) sees to it that this goes on although callers that were woken are not polled. When it is polled and finds
-//!   that few callers have left since it looked last, it wakes more.
+//! **Anywhere.** The first round is [`round`]. Each caller that takes its result, or leaves without it, wakes another one, and the
+//! task wakes a [`round`] whenever it is polled. So callers that are polled go on although the task is not: all threads of its
+//! runtime may be blocked, or it may not be driven.
+//!
+//! **On workers of one runtime that drives itself**, and the flight lands on that runtime. The first round is [`first_round`].
+//! Callers that take their results wake others [`together`]: one of so many wakes as many. If each woke another one, a worker's own
+//! queue would never be empty. What is in the queue that all workers share would then wait until nearly all callers have left. And
+//! each would take the lock of the list. A caller that leaves without its result wakes another one. The task sees to it that this
+//! goes on although callers that were woken are not polled: if few callers have left since it was polled last, it wakes more.
+//!
+//! Which of the two it is, is known as each caller joins, and as it is polled again: the flight keeps the number of the runtime on
+//! whose workers all have been polled so far (`State::runtime`). The number goes for good as soon as
+//! a caller is polled elsewhere. A future that another executor polls within a poll on a worker's thread (by its `block_on`)
+//! cannot be told from one that the worker polls.
 
 use super::allocation::Flight;
+use super::home::Home;
 use super::reference::FlightRef;
-use super::state::{RUNTIMES, UNTOLD};
-use crate::sync::{Handle, few, first_round, number_of, own_runtime, round, together};
+use super::state::UNTOLD;
+use crate::sync::{few, first_round, round, together};
 use crate::unwind::quietly;
 
 /// The callers of a landed flight that are still to be woken. Dropping it wakes them all.
 pub(crate) struct Waking<K, T> {
     flight: FlightRef<K, T>,
-    /// The number of callers that had not left at the last look. `None` if nobody can have come before the first.
+    /// The number of callers that had not left at the last look. `None` before the first, since nobody can have come by then: a
+    /// worker may poll the task before those that it woke.
     there: Option<u32>,
-    /// The number that is woken if none has left.
-    round: usize,
 }
 
 impl<K, T> Waking<K, T> {
-    /// Leaves the callers that have not been woken to a task on `runtime`. The flight is done, and has `there` callers.
-    pub(super) fn begin(flight: FlightRef<K, T>, there: u32, runtime: &Handle) -> Self {
-        let runtime = number_of(runtime, RUNTIMES);
-        flight.flight().state.share_out(runtime);
+    /// Leaves the callers that have not been woken to a task. The flight is done.
+    pub(super) fn begin(flight: FlightRef<K, T>) -> Self {
         flight.flight().state.set(UNTOLD);
-        match runtime {
-            0 => Self {
-                flight,
-                there: Some(there),
-                round: round(),
-            },
-            // A worker polls the task, which it spawned last, before those that it woke. And its queue is to have room for them.
-            _ => Self {
-                flight,
-                there: None,
-                round: first_round(),
-            },
-        }
+        Self { flight, there: None }
     }
 
-    /// Wakes a round if no caller has left since the last look, and some if few have. Returns whether there may be more.
+    /// Wakes a round, or what is due on one runtime's workers. Returns whether there may be more.
     pub(crate) fn wake_due(&mut self) -> bool {
         let state = &self.flight.flight().state;
+        if state.runtime() == 0 {
+            return self.flight.flight().wake_rest(round());
+        }
         let now = state.load();
         let there = state.callers(now);
         let due = match self.there.replace(there).map(|before| before - there) {
-            Some(0) => self.round,
+            // A worker's queue is to have room for them.
+            Some(0) => first_round(),
             Some(left) => few().saturating_sub(left) as usize,
             None => 0,
         };
@@ -71,7 +68,29 @@ impl<K, T> Drop for Waking<K, T> {
     }
 }
 
+impl<K, T> FlightRef<K, T> {
+    /// Notes if a caller is polled elsewhere than on workers of the runtime that the flight has kept to so far.
+    pub(super) fn note_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
+        let state = &self.flight().state;
+        let runtime = state.runtime();
+        if runtime != 0 && runtime != own_runtime() {
+            home.while_nobody_joins(self, || state.mix());
+        }
+    }
+}
+
 impl<K, T, C: ?Sized> Flight<K, T, C> {
+    /// Wakes the first round; returns whether there are more.
+    pub(super) fn wake_first_round(&self) -> bool {
+        let more = self.wake_some(first_round());
+        // A caller that was polled elsewhere meanwhile, and that waits, is seen by now: the list has been locked since the flight
+        // was done.
+        if more && self.state.runtime() == 0 {
+            return self.wake_some(round() - first_round());
+        }
+        more
+    }
+
     /// Wakes up to `most` of the callers that have not been told that the flight is done; returns whether there are more.
     fn wake_rest(&self, most: usize) -> bool {
         let more = self.wake_some(most);
@@ -81,10 +100,10 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         more
     }
 
-    /// Wakes as many of the callers that have not been told as are due when one leaves.
+    /// Wakes as many of the callers that have not been told as are due when one takes its result.
     #[cold]
     pub(super) fn wake_due(&self) {
-        match self.state.due(own_runtime, together()) {
+        match self.state.due(together()) {
             0 => {}
             1 => self.wake_next(),
             due => _ = self.wake_rest(due as usize),

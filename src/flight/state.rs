@@ -7,7 +7,10 @@
 //! The number only grows. Read without the lock, it may miss callers that have joined; a compare-exchange of the word that
 //! succeeds after that has missed none that left. The number is exact under the lock, and once the entry has left the map.
 //! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there. Then the
-//! number's place is used to share out which of them wake others.
+//! number counts on, and says which of them wake others.
+//!
+//! Above the number stands which runtime the flight keeps to, see `rounds.rs`. What is there is lost where the number is added to
+//! the word.
 
 use crate::sync::{AtomicU32, Handle, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
@@ -55,8 +58,10 @@ pub(super) fn task_on(runtime: &Handle) -> u32 {
 
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
-/// The largest number that a runtime may have, see [`State::share_out`].
-pub(super) const RUNTIMES: u32 = CALLER - 1;
+/// The number of joined callers, as far as it matters, without the runtime that stands above it.
+const JOINERS: u32 = u32::MAX / CALLER;
+/// The largest number that a runtime may have. A flight that is done may count into the place of the runtime, once at most.
+pub(super) const RUNTIMES: u32 = CALLER - 2;
 /// The most callers that a flight can have. One place is kept for the flight's task.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
 
@@ -80,22 +85,35 @@ pub(super) struct State {
 
 impl State {
     #[inline]
-    pub(super) fn new(flags: u32, callers: u32) -> Self {
+    pub(super) fn new(flags: u32, callers: u32, runtime: u32) -> Self {
         Self {
             word: AtomicU32::new(flags + callers * CALLER),
-            joined: AtomicU32::new(0),
+            joined: AtomicU32::new(runtime * (JOINERS + 1)),
         }
     }
 
     /// Returns roughly how many callers have joined, for uses where the number may be wrong.
     #[inline]
     pub(super) fn joined_or_so(&self) -> u32 {
-        estimate(&self.joined)
+        estimate(&self.joined) & JOINERS
     }
 
     #[inline]
     fn joined(&self) -> u32 {
         self.joined.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of the runtime on whose workers all callers are polled, or 0 if there is none.
+    #[inline]
+    pub(super) fn runtime(&self) -> u32 {
+        self.joined() / (JOINERS + 1)
+    }
+
+    /// Notes that callers are polled in more places than on one runtime's workers. To be called under the lock that guards the
+    /// flight's entry, or once the entry has left the map.
+    #[cold]
+    pub(super) fn mix(&self) {
+        self.joined.fetch_and(JOINERS, Ordering::AcqRel);
     }
 
     /// Acquire: a reader that sees `DONE`, or that other callers have left, sees what was written before that.
@@ -141,18 +159,25 @@ impl State {
         Snapshot(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
-    /// Counts one caller more, and sets the request to poll anew if it is the first follower. Returns the word as it was
+    /// Counts one caller more, which is polled on a worker of `own_runtime` (0 if on none), and sets the request to poll anew if it is the first follower. Returns the word as it was
     /// before, or `None` if the flight is done: then it cannot be joined, whatever the map says.
     ///
     /// To be called under the lock that guards the flight's entry. So no other caller writes the number, and a last caller
     /// that leaves and cancels is seen here, or sees this caller.
     #[inline]
-    pub(super) fn join(&self) -> Option<Snapshot> {
+    pub(super) fn join(&self, own_runtime: impl FnOnce() -> u32) -> Option<Snapshot> {
         let now = self.load();
         if now.has(DONE) {
             return None;
         }
-        self.joined.store(self.joined().wrapping_add(1), Ordering::Relaxed);
+        let joined = self.joined();
+        let runtime = match joined & !JOINERS {
+            0 => 0,
+            kept if kept / (JOINERS + 1) == own_runtime() => kept,
+            _ => 0,
+        };
+        let joiners = joined.wrapping_add(1) & JOINERS;
+        self.joined.store(runtime | joiners, Ordering::Relaxed);
         if now.has(SHARED) {
             return Some(now);
         }
@@ -165,24 +190,19 @@ impl State {
         self.word.fetch_sub(CALLER, Ordering::AcqRel) / CALLER
     }
 
-    /// Has the workers of the runtime with this number wake others together, see [`due`](Self::due). The flight is done.
-    ///
-    /// Relaxed: a caller that sees `UNTOLD`, which is set after that, sees this.
-    pub(super) fn share_out(&self, runtime: u32) {
-        self.joined.store(runtime, Ordering::Relaxed);
-    }
-
-    /// Returns how many others a caller wakes as it leaves a flight that is done, and not all have been told: one or, on a worker
-    /// of the runtime that was named, none, and every so many callers as many at once. `together` is a power of two, so that the
-    /// count may wrap round.
-    pub(super) fn due(&self, own_runtime: impl FnOnce(u32) -> u32, together: u32) -> u32 {
-        let runtime = self.joined() % CALLER;
-        if runtime == 0 || runtime != own_runtime(RUNTIMES) {
+    /// Returns how many others a caller wakes as it takes its result from a flight, and not all have been told: one or, if the
+    /// flight keeps to one runtime, none, and every so many callers as many at once. `together` is a power of two, so that it
+    /// does not matter where the count begins.
+    pub(super) fn due(&self, together: u32) -> u32 {
+        if self.runtime() == 0 {
             return 1;
         }
-        // Relaxed: only the count matters. Each caller finds another one.
-        let before = self.joined.fetch_add(CALLER, Ordering::Relaxed) / CALLER;
-        if !(before + 1).is_multiple_of(together) {
+        // AcqRel, and it tells of the runtime once more: a caller elsewhere that is not seen here sees that the flight is done.
+        let before = self.joined.fetch_add(1, Ordering::AcqRel);
+        if before <= JOINERS {
+            return 1;
+        }
+        if !before.wrapping_add(1).is_multiple_of(together) {
             return 0;
         }
         together

@@ -2,7 +2,7 @@
 
 use super::inner::Inner;
 use crate::flight::{Caller, Event, FlightRef, Home, Seat, Waking};
-use crate::sync::{Handle, current_runtime, drives_itself, yield_now};
+use crate::sync::{Handle, current_runtime, drives_itself, spawn_for_any_worker, yield_now};
 use crate::unwind::quietly;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hash};
@@ -87,11 +87,12 @@ where
     }
 
     fn wake_rest(&self, mut rest: Waking<K, T>, runtime: &Handle) {
-        runtime.spawn(async move {
+        let task = async move {
             while rest.wake_due() {
                 yield_now().await;
             }
-        });
+        };
+        spawn_for_any_worker(runtime, task);
     }
 
     fn runtime(&self) -> Option<Handle> {

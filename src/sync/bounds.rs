@@ -26,11 +26,21 @@ pub(crate) const fn few() -> u32 {
     32
 }
 
-/// Returns two: one of those that are woken may be a task of a runtime that stands still.
+/// Returns four, so that two of them wake others together.
 #[cfg(oneflight_shuttle)]
 pub(crate) const fn round() -> usize {
-    2
+    4
 }
+
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
+const _: () = {
+    assert!(together() as usize * 2 == first_round());
+    assert!(together().is_power_of_two());
+    assert!(few() < together());
+    assert!(first_round() <= round());
+    // The queue of one of tokio's workers takes 256.
+    assert!(first_round() + together() as usize <= 256);
+};
 
 #[cfg(any(oneflight_loom, oneflight_shuttle))]
 pub(crate) fn first_round() -> usize {

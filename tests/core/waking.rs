@@ -336,19 +336,21 @@ async fn all_have_it(callers: Vec<JoinHandle<u32>>) {
     ended.expect("a caller that is polled is not woken");
 }
 
-#[test]
-fn callers_elsewhere_are_woken_while_the_runtime_that_landed_the_flight_is_blocked() {
+/// Callers join on the runtime that lands the flight, and elsewhere, so many each time. The former are not polled then.
+fn callers_elsewhere_are_woken_beside_blocked_ones(joining: impl Iterator<Item = (usize, usize)>) {
     let flight = Blocking::begin();
     let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
-    // They are the first to be woken, and are not polled then.
-    let here = flight.join_on(flight.runtime.handle(), 50);
-    flight.await_joined(50);
-    let callers = flight.join_on(elsewhere.handle(), CALLERS);
-    elsewhere.block_on(async {
-        while flight.joined.load(Ordering::Acquire) < 50 + CALLERS {
-            tokio::task::yield_now().await;
-        }
-    });
+    let (mut here, mut callers) = (Vec::new(), Vec::new());
+    for (so_many_here, so_many_elsewhere) in joining {
+        here.extend(flight.join_on(flight.runtime.handle(), so_many_here));
+        flight.await_joined(here.len() + callers.len());
+        callers.extend(flight.join_on(elsewhere.handle(), so_many_elsewhere));
+        elsewhere.block_on(async {
+            while flight.joined.load(Ordering::Acquire) < here.len() + callers.len() {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
     let (blocks, is_blocked) = mpsc::channel();
     let other = block_after(&flight.runtime, async move { blocks.send(()).unwrap() });
     is_blocked.recv().unwrap();
@@ -361,6 +363,16 @@ fn callers_elsewhere_are_woken_while_the_runtime_that_landed_the_flight_is_block
 }
 
 #[test]
+fn callers_elsewhere_are_woken_while_the_runtime_that_landed_the_flight_is_blocked() {
+    callers_elsewhere_are_woken_beside_blocked_ones(std::iter::once((200, 1_000)));
+}
+
+#[test]
+fn callers_elsewhere_are_woken_though_blocked_ones_are_strewn_among_them() {
+    callers_elsewhere_are_woken_beside_blocked_ones(std::iter::repeat_n((2, 20), 100));
+}
+
+#[test]
 fn callers_are_woken_while_the_worker_that_landed_the_flight_is_blocked() {
     let flight = Blocking::begin();
     let callers = flight.join_on(flight.runtime.handle(), CALLERS);
@@ -369,5 +381,30 @@ fn callers_are_woken_while_the_worker_that_landed_the_flight_is_blocked() {
     let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
     elsewhere.block_on(all_have_it(callers));
     drop(flight.blocks);
+    flight.landed.recv().unwrap();
+}
+
+#[test]
+fn callers_are_woken_beside_idle_ones_while_the_worker_that_landed_the_flight_is_blocked() {
+    const IDLE: usize = 100;
+    let flight = Blocking::begin();
+    let (release, _) = tokio::sync::broadcast::channel::<()>(1);
+    // They are the first to be woken, and are not polled again.
+    for _ in 0..IDLE {
+        let (group, joined, mut released) = (flight.group.clone(), Arc::clone(&flight.joined), release.subscribe());
+        flight.runtime.spawn(async move {
+            let mut run = std::pin::pin!(group.run(1, || async { 0 }));
+            assert!(futures::poll!(run.as_mut()).is_pending());
+            joined.fetch_add(1, Ordering::Release);
+            assert!(released.recv().await.is_err());
+        });
+    }
+    flight.await_joined(IDLE);
+    let callers = flight.join_on(flight.runtime.handle(), CALLERS);
+    flight.await_joined(IDLE + CALLERS);
+    flight.open.send(()).unwrap();
+    let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
+    elsewhere.block_on(all_have_it(callers));
+    drop((flight.blocks, release));
     flight.landed.recv().unwrap();
 }

@@ -5,7 +5,9 @@ use crate::flight::allocation::Flight;
 use crate::flight::event::Event;
 use crate::flight::home::Home;
 use crate::flight::list::{Driver, Leaves, List};
-use crate::flight::state::{STEADY, Snapshot, TASK, WOKEN};
+use crate::flight::reference::FlightRef;
+use crate::flight::state::{RUNTIMES, STEADY, Snapshot, TASK, WOKEN};
+use crate::sync::own_runtime;
 use std::task::Waker;
 
 /// One in this many newcomers takes the lock and moves the others from the stack to the ring. So the next holder of the lock,
@@ -37,7 +39,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Makes sure that the node is in the list, with this waker.
-    pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
+    pub(super) fn register(&self, whole: &FlightRef<K, T>, waker: &Waker, place: Place) {
+        if !self.node.looked.replace(false) {
+            self.note_where(whole);
+        }
+        let flight = whole.flight();
         // Only the caller itself puts its node in the list, so this look needs no lock.
         if self.node.is_linked() {
             let mut waiting = flight.waiting();
@@ -66,6 +72,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         drop(old);
         self.note(event);
+    }
+
+    /// Notes if this caller is polled elsewhere than the others. Called before it can be found by the waker that it has here.
+    pub(super) fn note_where(&self, flight: &FlightRef<K, T>) {
+        flight.note_where(&self.home, || own_runtime(RUNTIMES));
     }
 
     /// Puts the node where it belongs. Returns the event if the work has passed to another driver with that.

@@ -532,7 +532,7 @@ fn waiting<const N: usize>(
     group: &Group<u8, Value>,
     ledger: &Arc<Ledger>,
     gate: &Gate,
-) -> [impl Future<Output = Result<Value, FlightError>> + Unpin; N] {
+) -> [impl Future<Output = Result<Value, FlightError>> + Unpin + Send + 'static + use<N>; N] {
     std::array::from_fn(|_| {
         let (group, work) = (group.clone(), gated(ledger, gate));
         let mut call = Box::pin(async move { group.run(1, work).await.map(|outcome| outcome.value) });
@@ -573,9 +573,7 @@ fn wake_beside_a_blocked_task() {
         );
         explore(&name, upto(2, 4, 4), move || {
             let run = move || {
-                if workers {
-                    run_as_worker();
-                }
+                run_as_worker(workers);
             };
             run();
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
@@ -607,13 +605,13 @@ fn task_wakes_the_rest() {
         "waking in rounds on workers, first round idle/caller joins",
         upto(2, 3, 3),
         || {
-            run_as_worker();
+            run_as_worker(true);
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
             let [leader, idle @ ..]: [_; 5] = waiting(&group, &ledger, &gate);
             let other = {
                 let (group, work) = (group.clone(), gated(&ledger, &gate));
                 thread::spawn(move || {
-                    run_as_worker();
+                    run_as_worker(true);
                     drop(block_on(group.run(1, work)).unwrap());
                 })
             };
@@ -626,6 +624,107 @@ fn task_wakes_the_rest() {
             ledger.check();
         },
     );
+}
+
+/// Aborts the flight of these calls, of which the list holds the first, the idle ones, and the last; the first and the last are
+/// polled in threads of their own then. Each of the two is to be told, although no idle one is polled.
+fn abort_and_await<F>(group: &Group<u8, Value>, first: F, idle: impl Sized, last: F, meanwhile: impl FnOnce())
+where
+    F: Future<Output = Result<Value, FlightError>> + Send + 'static,
+{
+    let threads = [first, last].map(|call| thread::spawn(move || assert!(block_on(call).is_err())));
+    assert!(group.abort(&1));
+    meanwhile();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    drop(idle);
+    join_tasks();
+    assert_eq!(group.in_flight(), 0);
+}
+
+/// The first that is woken may take its result before the others of its round are woken. It wakes the last one all the same.
+#[test]
+fn wake_in_the_first_round() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(2);
+    explore("waking in rounds/first of a round leaves", upto(2, 3, 3), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, idle, last] = waiting(&group, &ledger, &gate);
+        abort_and_await(&group, first, idle, last, || ());
+        ledger.check();
+    });
+}
+
+/// Callers on one runtime's workers and callers elsewhere share a flight, and all threads of the runtime are blocked. One that is
+/// polled elsewhere wakes the other, whether they have joined there or have moved there.
+#[test]
+fn wake_beside_blocked_workers() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    for (moves, name) in [(false, "joins elsewhere"), (true, "moves elsewhere")] {
+        let name = format!("waking beside blocked workers/caller {name}");
+        explore(&name, upto(2, 3, 3), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            run_as_worker(true);
+            let leader: [_; 1] = waiting(&group, &ledger, &gate);
+            run_as_worker(moves);
+            let [first] = waiting(&group, &ledger, &gate);
+            run_as_worker(true);
+            let idle: [_; 2] = waiting(&group, &ledger, &gate);
+            run_as_worker(moves);
+            let [last] = waiting(&group, &ledger, &gate);
+            run_as_worker(true);
+            abort_and_await(&group, first, (leader, idle), last, || ());
+            ledger.check();
+        });
+    }
+}
+
+/// Two workers count at the same time. The second of them wakes others, the last one among them.
+#[test]
+fn wake_together() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    explore("waking together/two take their results", upto(2, 3, 3), || {
+        run_as_worker(true);
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, mut second, idle, other, last] = waiting(&group, &ledger, &gate);
+        abort_as_workers(&group, first, (idle, other), last, || {
+            assert!(poll_once(Pin::new(&mut second)).is_ready());
+        });
+        ledger.check();
+    });
+}
+
+/// Their runtime ends while one of its workers counts.
+#[test]
+fn wake_together_as_the_runtime_ends() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    explore("waking together/runtime ends", upto(2, 3, 3), || {
+        run_as_worker(true);
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, idle @ .., last]: [_; 6] = waiting(&group, &ledger, &gate);
+        abort_as_workers(&group, first, idle, last, join_tasks);
+        ledger.check();
+    });
+}
+
+/// As [`abort_and_await`], with threads that are workers.
+fn abort_as_workers<F>(group: &Group<u8, Value>, first: F, idle: impl Sized, last: F, meanwhile: impl FnOnce())
+where
+    F: Future<Output = Result<Value, FlightError>> + Unpin + Send + 'static,
+{
+    let as_worker = |mut call: F| async move {
+        std::future::poll_fn(move |cx| {
+            run_as_worker(true);
+            Pin::new(&mut call).poll(cx)
+        })
+        .await
+    };
+    let (first, last) = (Box::pin(as_worker(first)), Box::pin(as_worker(last)));
+    abort_and_await(group, first, idle, last, meanwhile);
 }
 
 /// The same as abandon/join, with a flight that has had followers: joining does not change its word then.
