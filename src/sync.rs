@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 pub(crate) use self::shipped::*;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
-pub(crate) use self::workers::{number_of, own_runtime, spawn_for_any_worker};
+pub(crate) use self::workers::{current_runtime, drives_itself, number_of, own_runtime, spawn_for_any_worker};
 
 #[cfg(oneflight_shuttle)]
 pub(crate) use self::scheduled::*;
@@ -81,17 +81,6 @@ mod shipped {
 
     /// A handle of a runtime that work can be spawned on.
     pub(crate) type Handle = tokio::runtime::Handle;
-
-    /// Returns the runtime of the current context, if there is one.
-    pub(crate) fn current_runtime() -> Option<Handle> {
-        Handle::try_current().ok()
-    }
-
-    /// Returns whether the runtime has threads of its own that run its tasks. Other runtimes run tasks only while a thread is
-    /// inside their `block_on`.
-    pub(crate) fn drives_itself(runtime: &Handle) -> bool {
-        runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
-    }
 }
 
 /// Declares the checker's mutex, without poisoning, as `parking_lot`'s is.

@@ -1,8 +1,19 @@
 //! Which runtime a thread works for.
 
-use super::{Handle, Mutex, current_runtime, drives_itself, global, per_thread};
+use parking_lot::Mutex;
 use std::cell::Cell;
-use tokio::runtime::Id;
+use tokio::runtime::{Handle, Id};
+
+/// Returns the runtime of the current context, if there is one.
+pub(crate) fn current_runtime() -> Option<Handle> {
+    Handle::try_current().ok()
+}
+
+/// Returns whether the runtime has threads of its own that run its tasks. Other runtimes run tasks only while a thread is
+/// inside their `block_on`.
+pub(crate) fn drives_itself(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+}
 
 /// Spawns a task that another worker can take, too, if this one is blocked. What a worker spawns or wakes last is taken by itself
 /// alone. So that is another task, which does nothing.
@@ -13,10 +24,8 @@ pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = 
     }
 }
 
-global! {
-    /// The runtimes that have a number, by their numbers less one.
-    static NUMBERED: Mutex<Vec<Id>> = Mutex::new(Vec::new());
-}
+/// The runtimes that have a number, by their numbers less one.
+static NUMBERED: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
 /// Returns a number from 1 to `most` for a runtime that drives itself, if there have been no more of them in this process, and
 /// 0 for any other. No two runtimes have the same one.
@@ -46,8 +55,8 @@ struct Worker {
     number: u32,
 }
 
-per_thread! {
-    static WORKER: Cell<Worker> = Cell::new(Worker { asked: 0, runtime: None, number: 0 });
+thread_local! {
+    static WORKER: Cell<Worker> = const { Cell::new(Worker { asked: 0, runtime: None, number: 0 }) };
 }
 
 /// Returns the number of the runtime of which this thread is a worker, or 0 if it is none, or if that is not certain.
