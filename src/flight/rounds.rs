@@ -20,7 +20,6 @@
 //! cannot be told from one that the worker polls.
 
 use super::allocation::Flight;
-use super::home::Home;
 use super::reference::FlightRef;
 use super::state::UNTOLD;
 use crate::sync::{few, first_round, round, together};
@@ -65,17 +64,6 @@ impl<K, T> Waking<K, T> {
 impl<K, T> Drop for Waking<K, T> {
     fn drop(&mut self) {
         self.flight.flight().wake_rest(usize::MAX);
-    }
-}
-
-impl<K, T> FlightRef<K, T> {
-    /// Notes if a caller is polled elsewhere than on workers of the runtime that the flight has kept to so far.
-    pub(super) fn note_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
-        let state = &self.flight().state;
-        let runtime = state.runtime();
-        if runtime != 0 && runtime != own_runtime() {
-            home.while_nobody_joins(self, || state.mix());
-        }
     }
 }
 
