@@ -81,8 +81,9 @@ impl<K, T> FlightRef<K, T> {
             false => None,
         };
         if are_many {
-            let number = runtime.as_ref().map_or(0, |runtime| number_of(runtime, RUNTIMES));
-            if number != flight.state.runtime() {
+            let kept = flight.state.runtime();
+            let number = |runtime| number_of(runtime, RUNTIMES);
+            if kept != 0 && runtime.as_ref().map_or(0, number) != kept {
                 flight.state.mix();
             }
             // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.

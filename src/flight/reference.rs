@@ -1,11 +1,10 @@
 //! References to a flight: counted ones, lent ones, and those that stand for a place among its callers.
 
 use super::allocation::Flight;
-use super::frame::Anchor;
+use super::frame::{Anchor, runtime_of_poll};
 use super::hash::KeyHash;
-use super::state::{ABORTED, PROVEN, RUNTIMES};
+use super::state::{ABORTED, PROVEN};
 use crate::identity::Fingerprint;
-use crate::sync::own_runtime;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -72,7 +71,7 @@ impl<K, T> FlightRef<K, T> {
     /// entry is there: then a limit that was checked under the same lock holds.
     #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
-        let before = self.flight().state.join(|| own_runtime(RUNTIMES))?;
+        let before = self.flight().state.join(runtime_of_poll)?;
         Some(Seat {
             flight: self.0,
             late: before.has(ABORTED),

@@ -15,9 +15,9 @@
 //! goes on although callers that were woken are not polled: if few callers have left since it was polled last, it wakes more.
 //!
 //! Which of the two it is, is known as each caller joins, and as it is polled again: the flight keeps the number of the runtime on
-//! whose workers all have been polled so far (`State::runtime`). The number goes for good as soon as
-//! a caller is polled elsewhere. A future that another executor polls within a poll on a worker's thread (by its `block_on`)
-//! cannot be told from one that the worker polls.
+//! whose workers all have been polled so far (`State::runtime`). It does not count any more once a caller is polled elsewhere, or
+//! inside other work, which may be polled elsewhere the next time. A future that another executor polls within a poll on a
+//! worker's thread (by its `block_on`) cannot be told from one that the worker polls.
 
 use super::allocation::Flight;
 use super::reference::FlightRef;

@@ -36,7 +36,7 @@ pub(crate) fn number_of(runtime: &Handle, most: u32) -> u32 {
     let mut numbered = NUMBERED.lock();
     let place = match numbered.iter().position(|id| *id == runtime.id()) {
         Some(place) => place,
-        None if numbered.len() == most as usize => return 0,
+        None if numbered.len() >= most as usize => return 0,
         None => {
             numbered.push(runtime.id());
             numbered.len() - 1
@@ -70,7 +70,9 @@ pub(crate) fn own_runtime(most: u32) -> u32 {
     let Some(index) = tokio::runtime::worker_index() else {
         return 0;
     };
-    let mut own = WORKER.with(Cell::get);
+    let Ok(mut own) = WORKER.try_with(Cell::get) else {
+        return 0;
+    };
     if own.asked > 0 && own.number == 0 {
         return 0;
     }
@@ -85,7 +87,7 @@ pub(crate) fn own_runtime(most: u32) -> u32 {
         }
     }
     own.asked = own.asked.wrapping_add(1).max(1);
-    WORKER.with(|place| place.set(own));
+    WORKER.set(own);
     own.number
 }
 
@@ -120,6 +122,19 @@ mod tests {
         assert_eq!(single.block_on(async { own_runtime(MOST) }), 0);
         assert_eq!(one.block_on(async { own_runtime(MOST) }), 0);
         assert_eq!(own_runtime(MOST), 0);
+    }
+
+    #[test]
+    fn a_runtime_that_comes_too_late_has_no_number() {
+        let (one, other) = (threads(1), threads(1));
+        let number = number_of(one.handle(), MOST);
+        assert_eq!(
+            number_of(other.handle(), 1),
+            0,
+            "one has the only number, or another test's runtime"
+        );
+        assert_eq!(number_of(one.handle(), 1), number, "it is kept");
+        assert_eq!(on(&other, || own_runtime(1)), 0);
     }
 
     #[test]

@@ -294,19 +294,33 @@ impl Blocking {
     /// Spawns callers that join.
     fn join_on(&self, runtime: &Handle, callers: usize) -> Vec<JoinHandle<u32>> {
         let join = || {
-            let (group, joined) = (self.group.clone(), Arc::clone(&self.joined));
-            runtime.spawn(async move {
-                let mut run = std::pin::pin!(group.run(1, || async { 0 }));
-                let mut is_new = true;
-                let outcome = std::future::poll_fn(|cx| {
-                    let polled = run.as_mut().poll(cx);
-                    joined.fetch_add(usize::from(std::mem::take(&mut is_new)), Ordering::Release);
-                    polled
-                });
-                outcome.await.unwrap().value
-            })
+            let group = self.group.clone();
+            runtime.spawn(self.counted(async move { group.run(1, || async { 0 }).await.unwrap().value }))
         };
         (0..callers).map(|_| join()).collect()
+    }
+
+    /// Counts the caller as one that has joined when it has been polled once.
+    fn counted<C: Future>(&self, caller: C) -> impl Future<Output = C::Output> + use<C> {
+        let joined = Arc::clone(&self.joined);
+        async move {
+            let mut caller = std::pin::pin!(caller);
+            let mut is_new = true;
+            std::future::poll_fn(|cx| {
+                let polled = caller.as_mut().poll(cx);
+                joined.fetch_add(usize::from(std::mem::take(&mut is_new)), Ordering::Release);
+                polled
+            })
+            .await
+        }
+    }
+
+    /// Blocks the worker that is not to poll the leader, until what is returned is dropped.
+    fn block_the_other_worker(&self) -> mpsc::Sender<()> {
+        let (blocks, is_blocked) = mpsc::channel();
+        let other = block_after(&self.runtime, async move { blocks.send(()).unwrap() });
+        is_blocked.recv().unwrap();
+        other
     }
 
     fn await_joined(&self, callers: usize) {
@@ -351,9 +365,7 @@ fn callers_elsewhere_are_woken_beside_blocked_ones(joining: impl Iterator<Item =
             }
         });
     }
-    let (blocks, is_blocked) = mpsc::channel();
-    let other = block_after(&flight.runtime, async move { blocks.send(()).unwrap() });
-    is_blocked.recv().unwrap();
+    let other = flight.block_the_other_worker();
     // The other runtime is not driven now, so the leader goes on with the work.
     flight.open.send(()).unwrap();
     flight.landed.recv().unwrap();
@@ -370,6 +382,44 @@ fn callers_elsewhere_are_woken_while_the_runtime_that_landed_the_flight_is_block
 #[test]
 fn callers_elsewhere_are_woken_though_blocked_ones_are_strewn_among_them() {
     callers_elsewhere_are_woken_beside_blocked_ones(std::iter::repeat_n((2, 20), 100));
+}
+
+/// Work that waits for a flight is polled on the runtime at first, and a caller elsewhere stands by for it.
+#[test]
+fn a_call_inside_work_is_woken_for_a_caller_of_that_work_elsewhere() {
+    let flight = Blocking::begin();
+    let mut here = flight.join_on(flight.runtime.handle(), 200);
+    flight.await_joined(200);
+    let outer = || {
+        let group = flight.group.clone();
+        flight.counted(async move {
+            let inner = group.clone();
+            let work = || async move { inner.run(1, || async { 0 }).await.unwrap().value };
+            group.run(2, work).await.unwrap().value
+        })
+    };
+    here.push(flight.runtime.spawn(outer()));
+    flight.await_joined(201);
+    // It has the work polled with a waker for all its callers, and leaves.
+    let first_follower = outer();
+    let polled = flight.runtime.spawn(async move {
+        let mut first_follower = Box::pin(first_follower);
+        assert!(futures::poll!(first_follower.as_mut()).is_pending());
+    });
+    let elsewhere = Builder::new_current_thread().enable_time().build().unwrap();
+    elsewhere.block_on(polled).unwrap();
+    let caller = elsewhere.spawn(outer());
+    elsewhere.block_on(async {
+        while flight.joined.load(Ordering::Acquire) < 203 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let other = flight.block_the_other_worker();
+    flight.open.send(()).unwrap();
+    flight.landed.recv().unwrap();
+    elsewhere.block_on(all_have_it(vec![caller]));
+    drop((other, flight.blocks));
+    elsewhere.block_on(all_have_it(here));
 }
 
 #[test]

@@ -6,15 +6,15 @@ use crate::flight::allocation::Flight;
 use crate::flight::cargo::Proof;
 use crate::flight::ending::PollRight;
 use crate::flight::failure::{Failure, Landed, Panicked};
-use crate::flight::frame::Frame;
+use crate::flight::frame::{Frame, runtime_of_poll};
 use crate::flight::hash::{KeyHash, Packed};
 use crate::flight::hold::Hold;
 use crate::flight::home::Home;
 use crate::flight::list::{List, Waiting};
 use crate::flight::policy::{Drive, OnAbandon};
 use crate::flight::reference::{FlightRef, Lent, Seat};
-use crate::flight::state::{CANCEL_ON_ABANDON, JOINED, POLLING, PROVEN, REPOLL, RUNTIMES, State, TASK, task_on};
-use crate::sync::{AtomicU32, Mutex, own_runtime};
+use crate::flight::state::{CANCEL_ON_ABANDON, JOINED, POLLING, PROVEN, REPOLL, State, TASK, task_on};
+use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -52,7 +52,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         let proven = proof.fingerprint().map_or(0, |_| PROVEN);
         let flags = policy | proven | POLLING;
-        let runtime = own_runtime(RUNTIMES);
+        let runtime = runtime_of_poll();
         let (state, waiting) = match drive {
             // SAFETY: the node is pinned and not linked elsewhere. It is unlinked before it is freed (`leave`, `take`), or
             // freed after a flight that no other thread could reach any more (`land`).

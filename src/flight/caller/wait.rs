@@ -3,11 +3,11 @@
 use super::berth::Caller;
 use crate::flight::allocation::Flight;
 use crate::flight::event::Event;
+use crate::flight::frame::runtime_of_poll;
 use crate::flight::home::Home;
 use crate::flight::list::{Driver, Leaves, List};
 use crate::flight::reference::FlightRef;
-use crate::flight::state::{RUNTIMES, STEADY, Snapshot, TASK, WOKEN};
-use crate::sync::own_runtime;
+use crate::flight::state::{STEADY, Snapshot, TASK, WOKEN};
 use std::task::Waker;
 
 /// One in this many newcomers takes the lock and moves the others from the stack to the ring. So the next holder of the lock,
@@ -76,7 +76,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
     /// Notes if this caller is polled elsewhere than the others. Called before it can be found by the waker that it has here.
     pub(super) fn note_where(&self, flight: &FlightRef<K, T>) {
-        flight.note_where(&self.home, || own_runtime(RUNTIMES));
+        flight.note_where(&self.home, runtime_of_poll);
     }
 
     /// Puts the node where it belongs. Returns the event if the work has passed to another driver with that.
