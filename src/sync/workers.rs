@@ -156,8 +156,11 @@ mod tests {
         let one = threads(1);
         let told = on(&one, || {
             assert!(own_runtime(MOST) > 0);
-            let single = Builder::new_current_thread().build().unwrap();
-            tokio::task::block_in_place(|| single.block_on(async { own_runtime(MOST) }))
+            // It is dropped in there as well, since that blocks.
+            tokio::task::block_in_place(|| {
+                let single = Builder::new_current_thread().build().unwrap();
+                single.block_on(async { own_runtime(MOST) })
+            })
         });
         assert_eq!(told, 0);
     }
