@@ -250,13 +250,13 @@ fn who_has_his_result_before_he_is_told_is_not_told_any_more() {
 
 /// A group whose key 1 is in flight on a runtime of two workers. The leader blocks its worker as soon as it has its result.
 struct Blocking {
+    /// Dropped to let the worker go on. It stands first, so that a test that fails does not wait for the runtime's end.
+    blocks: mpsc::Sender<()>,
     group: Group<u8, u32>,
     runtime: Runtime,
     open: oneshot::Sender<()>,
     /// Says that the leader has its result.
     landed: mpsc::Receiver<()>,
-    /// Dropped to let the worker go on.
-    blocks: mpsc::Sender<()>,
     /// The number of callers that have joined.
     joined: Arc<AtomicUsize>,
 }
