@@ -121,7 +121,7 @@ GRANT EXECUTE ON PROCEDURE "{schema}"."{prefix}complete"(text, text, bigint, byt
 
 -- Has the server notice that its client is gone, for the length of the transaction. Takes after how many seconds of silence it asks, after how many
 -- it asks again, and how often. A setting that is stricter stays. It is a function so that it is read and planned once in each session.
-CREATE OR REPLACE FUNCTION "{schema}"."{prefix}keepalive"(bigint, bigint, bigint) RETURNS void LANGUAGE plpgsql AS $function$
+CREATE OR REPLACE FUNCTION "{schema}"."{prefix}keepalive"(bigint, bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $function$
 DECLARE
     was bigint;
     ignored pg_catalog.text;
@@ -138,6 +138,8 @@ BEGIN
     IF was OPERATOR(pg_catalog.=) 0 OR was OPERATOR(pg_catalog.>) $3 THEN
         ignored := pg_catalog.set_config('tcp_keepalives_count', $3::pg_catalog.text, true);
     END IF;
+    -- Something, since not every driver can read a column of nothing.
+    RETURN true;
 END
 $function$;
 GRANT EXECUTE ON FUNCTION "{schema}"."{prefix}keepalive"(bigint, bigint, bigint) TO PUBLIC;
