@@ -13,7 +13,7 @@ use oneflight_sqlite::SqliteStore;
 use crate::by_hand::{self, get_order_set, get_set};
 use crate::figures::Figure;
 use crate::ours::{run, run_in_tx};
-use crate::rounds::{Compared, Rounds};
+use crate::rounds::{Compared, Rounds, named};
 use crate::{Extent, Failure, postgres};
 
 /// How many clients, and the ratio that is aimed at with so many.
@@ -36,10 +36,7 @@ fn id(route: &str, key: String) -> Result<RequestIdentity, IdentityError> {
 }
 
 fn figure(case: &str, compared: &Compared, at_most: f64) -> Figure {
-    let of = match compared.clients {
-        1 => "1 client".to_owned(),
-        several => format!("{several} clients"),
-    };
+    let of = named(compared.clients);
     Figure::ratio_at_most(
         format!("{case}, {of}: time against \"get, work, set\""),
         &[compared.ratio],

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::by_hand::get_set;
 use crate::figures::Figure;
 use crate::ours::run;
+use crate::rounds::named;
 use crate::{Extent, Failure, redis_server};
 
 /// How many clients, how many calls of each way they make in a round, and the ratio that is aimed at.
@@ -141,10 +142,7 @@ fn figure(clients: u64, aim: f64, rounds: &[(Cost, Cost)]) -> Figure {
         middle(&|it| it.1.here),
     );
     let ratio = middle(&|it| it.0.time / it.1.time);
-    let of = match clients {
-        1 => "1 client".to_owned(),
-        several => format!("{several} clients"),
-    };
+    let of = named(clients);
     let case = format!("Redis, `run` with work elsewhere, {of}: time against \"get, work, set\"");
     Figure::ratio_at_most(case, &[ratio], aim, &text)
 }

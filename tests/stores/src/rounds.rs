@@ -99,6 +99,14 @@ fn median_ratio(times: &[(Duration, Duration)]) -> f64 {
     ratios[ratios.len() / 2]
 }
 
+/// A number of clients, as tables name it.
+pub(crate) fn named(clients: u64) -> String {
+    match clients {
+        1 => "1 client".to_owned(),
+        several => format!("{several} clients"),
+    }
+}
+
 impl Compared {
     /// The times without the number of clients.
     pub(crate) fn times(&self) -> String {
@@ -109,10 +117,6 @@ impl Compared {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = match self.clients {
-            1 => "1 client".to_owned(),
-            several => format!("{several} clients"),
-        };
-        write!(f, "{at}: {}", self.times())
+        write!(f, "{}: {}", named(self.clients), self.times())
     }
 }
