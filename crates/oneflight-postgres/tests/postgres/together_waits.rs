@@ -127,8 +127,12 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
         .connect_with(schema.options.clone().port(proxy.port()))
         .await
         .unwrap();
-    let options = PostgresStore::options().patience(Duration::from_secs(10));
-    let store = options.from_pool(pool).await.unwrap();
+    let options = PostgresStore::options().patience(Duration::from_secs(60));
+    let store = options.from_pool(pool.clone()).await.unwrap();
+    // Some may still be being made by the pool's own task, or be on their way back.
+    while pool.num_idle() < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     proxy.cut("", Cut::Swallowed);
     let mut unanswered = Box::pin(claim(&store, "unanswered"));
     assert!(poll!(&mut unanswered).is_pending());
@@ -141,7 +145,7 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
     assert!(poll!(&mut unanswered).is_pending());
 
     // And now one of several: each is told when its own patience is over.
-    let (short, long) = (Duration::from_secs(1), Duration::from_secs(4));
+    let (short, long) = (Duration::from_secs(2), Duration::from_secs(6));
     proxy.cut("", Cut::Swallowed);
     let mut second = Box::pin(claim(&store, "second"));
     assert!(poll!(&mut second).is_pending());
