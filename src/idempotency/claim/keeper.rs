@@ -79,12 +79,12 @@ impl<S: Store> Keeper<S> {
 
     /// Looks whether there is a task, or will be one. Wakes this task if that changes.
     pub(super) fn look(&self, cx: &mut Context<'_>) -> Kept {
+        let mut before = None;
         let mut task = self.task.lock();
-        match &mut *task {
+        let kept = match &mut *task {
             Task::Waiting(waker) => {
-                match waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    None => *waker = Some(cx.waker().clone()),
+                if waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    before = waker.replace(cx.waker().clone());
                 }
                 Kept::Fine
             }
@@ -98,7 +98,11 @@ impl<S: Store> Keeper<S> {
             },
             Task::Stranded => Kept::Gone,
             Task::Over => Kept::Over,
-        }
+        };
+        drop(task);
+        // A waker is another's code, and so is what it drops.
+        drop(before);
+        kept
     }
 
     /// Has a task renew on this runtime, in place of the one before.
@@ -110,7 +114,8 @@ impl<S: Store> Keeper<S> {
 
     /// There is no place for a task.
     pub(super) fn give_up(&self) {
-        *self.task.lock() = Task::Over;
+        let before = mem::replace(&mut *self.task.lock(), Task::Over);
+        drop(before);
         self.view.lose();
     }
 
@@ -121,11 +126,14 @@ impl<S: Store> Keeper<S> {
 
     /// Has the task ask no more. One that has not begun never does.
     pub(super) fn stop(&self) {
+        let mut before = None;
         let mut task = self.task.lock();
         match *task {
             Task::Runs(_) => self.stop.notify_one(),
-            Task::Waiting(_) | Task::Stranded | Task::Over => *task = Task::Over,
+            Task::Waiting(_) | Task::Stranded | Task::Over => before = Some(mem::replace(&mut *task, Task::Over)),
         }
+        drop(task);
+        drop(before);
     }
 
     /// Is ready when nothing is asked any more.

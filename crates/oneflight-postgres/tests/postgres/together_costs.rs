@@ -77,7 +77,12 @@ async fn completions_that_wait_for_their_turn_to_notify_stay_together() {
         let claims: Vec<_> = claims.into_iter().map(granted).collect();
         let mut watches = Vec::new();
         for claim in &claims[..20] {
-            watches.push(store.watch(claim.id()).await);
+            let mut watch = store.watch(claim.id()).await;
+            while watch.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                watch = store.watch(claim.id()).await;
+            }
+            watches.push(watch);
         }
         let mut notifies = sqlx::PgConnection::connect_with(&schema.options).await.unwrap();
         notifies.execute("SET synchronous_commit = on").await.unwrap();
