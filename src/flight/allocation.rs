@@ -3,7 +3,7 @@
 use super::cargo::Cargo;
 use super::hash::Packed;
 use super::list::{List, Waiting};
-use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, UNTOLD, WOKEN};
+use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, WOKEN};
 use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
 use crate::unwind::quietly;
@@ -96,15 +96,6 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             if !more || left == 0 {
                 return more;
             }
-        }
-    }
-
-    /// Wakes one more of the callers that have not been told that the flight is done. It wakes only one, because each
-    /// woken task stands in a runtime's queue before other work.
-    #[cold]
-    pub(super) fn wake_next(&self) {
-        if !self.wake_some(1) {
-            self.state.clear(UNTOLD);
         }
     }
 

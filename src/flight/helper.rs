@@ -115,6 +115,8 @@ impl<K, T> Helper<K, T> {
     }
 
     fn poll_shared(self: Pin<&Self>, home: &impl Home<K, T>, cx: &mut Context<'_>) -> Poll<()> {
+        // It is polled elsewhere, for all that is known here.
+        self.flight.note_where(home, || 0);
         let (state, outwaited) = (&self.flight.flight().state, &self.node.outwaited);
         let asks = |now: Snapshot| now.has(ASKED) && !now.has(POLLING | STEADY);
         let mut now = state.load();

@@ -102,16 +102,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let lent = unsafe { Lent::new(flight) };
         self.unlink(&lent);
         self.flight.set(None);
+        let now = lent.flight().state.load();
+        if now.has(UNTOLD) {
+            lent.flight().wake_due();
+        }
         if H::TASK {
             // SAFETY: this is a caller of the flight until here.
             unsafe { leave_done(flight) };
             return Err(Failure::Cancelled);
         }
         let cargo = &lent.flight().cargo;
-        let now = lent.flight().state.load();
-        if now.has(UNTOLD) {
-            lent.flight().wake_next();
-        }
         if lent.flight().state.callers(now) == 1 {
             // SAFETY: the others have left, and a flight that is done is not joined: result and common reference are ours.
             unsafe {
