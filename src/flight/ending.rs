@@ -121,7 +121,7 @@ pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
 
 impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
     fn drop(&mut self) {
-        let before = self.flight.flight().state.clear(POLLING);
+        let before = self.flight.flight().state.give_up_polling();
         if before.has(ABORTED) {
             self.flight.end_if_idle(self.home);
         } else if before.has(ASKED) {

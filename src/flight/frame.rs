@@ -90,6 +90,7 @@ pub(super) fn is_deep() -> bool {
 ///
 /// A call inside work is polled by what polls the work, and that may be any caller of the work's flight the next time. So it
 /// counts as polled elsewhere.
+#[inline]
 pub(super) fn runtime_of_poll() -> u32 {
     match CURRENT.with(Cell::get) {
         Some(_) => 0,

@@ -174,6 +174,13 @@ impl State {
         Snapshot(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
+    /// Gives up `POLLING`, which the code that calls this holds; returns the word as it was before. It is a subtraction, which is one
+    /// instruction: to clear a bit of a word and have the word is a loop around a compare-exchange.
+    #[inline]
+    pub(super) fn give_up_polling(&self) -> Snapshot {
+        Snapshot(self.word.fetch_sub(POLLING, Ordering::AcqRel))
+    }
+
     /// Counts one caller more, which is polled on a worker of `own_runtime` (0 if on none), and sets the request to poll anew if
     /// it is the first follower. Returns the word as it was before, or `None` if the flight is done: then it cannot be joined,
     /// whatever the map says.

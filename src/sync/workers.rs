@@ -65,17 +65,19 @@ thread_local! {
 /// worker of one runtime only. But what it is told may be another one that a future has entered, so it asks many times at
 /// first, and now and then later. If it has been told of two, it counts as a worker of none from then on. The first worker always
 /// asks: a runtime of one thread, which any thread may become for a while, has such a one as well.
+#[inline]
 pub(crate) fn own_runtime(most: u32) -> u32 {
+    match WORKER.try_with(Cell::get) {
+        Ok(own) if own.asked == 0 || own.number > 0 => ask(own, most),
+        _ => 0,
+    }
+}
+
+fn ask(mut own: Worker, most: u32) -> u32 {
     const OFTEN: u32 = 64;
     let Some(index) = tokio::runtime::worker_index() else {
         return 0;
     };
-    let Ok(mut own) = WORKER.try_with(Cell::get) else {
-        return 0;
-    };
-    if own.asked > 0 && own.number == 0 {
-        return 0;
-    }
     if index == 0 || own.asked < OFTEN || own.asked.is_multiple_of(OFTEN) {
         let runtime = current_runtime();
         let id = runtime.as_ref().map(Handle::id);

@@ -130,6 +130,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
 impl<K, T> FlightRef<K, T> {
     /// Notes if a caller is polled elsewhere than on workers of the runtime that the flight has kept to so far.
+    #[inline]
     pub(in crate::flight) fn note_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
         let state = &self.flight().state;
         let runtime = state.runtime();
