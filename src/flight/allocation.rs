@@ -3,6 +3,7 @@
 use super::cargo::Cargo;
 use super::hash::Packed;
 use super::list::{List, Waiting};
+use super::nest::nest;
 use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, WOKEN};
 use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
@@ -54,6 +55,18 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
 
     /// Wakes the driver and a standby. The first of them to be polled finds `WOKEN` and polls the work.
     pub(super) fn wake_drivers(&self) {
+        for waker in self.pop_drivers() {
+            quietly(|| waker.wake());
+        }
+    }
+
+    /// As [`wake_drivers`](Self::wake_drivers), where a caller leaves, which may be within its own wake-up.
+    #[cold]
+    pub(super) fn wake_other_drivers(&self) {
+        self.pop_drivers().for_each(wake_within);
+    }
+
+    fn pop_drivers(&self) -> impl Iterator<Item = Waker> + use<K, T, C> {
         let (driver, standby) = {
             let mut waiting = self.waiting();
             let driver = waiting.pop_front();
@@ -65,9 +78,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             };
             (driver, standby)
         };
-        for waker in [driver, standby].into_iter().flatten() {
-            quietly(|| waker.wake());
-        }
+        [driver, standby].into_iter().flatten()
     }
 
     /// Wakes up to `most` of the waiting callers; returns whether there are more. Takes them out in batches, so that no lock
@@ -87,11 +98,14 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
                 }
                 !waiting.is_empty()
             };
-            let mut wakers = batch[..taken].iter_mut();
-            while wakers.len() > 0 {
-                // After a waker that panics, the loop goes on with the others.
-                quietly(|| wakers.by_ref().filter_map(Option::take).for_each(Waker::wake));
-            }
+            nest(
+                batch[..taken].iter_mut().filter_map(Option::take),
+                wake_each,
+                |wakers| {
+                    let wakers: Vec<_> = wakers.collect();
+                    Box::new(|| wake_each(wakers.into_iter()))
+                },
+            );
             left -= taken;
             if !more || left == 0 {
                 return more;
@@ -101,6 +115,26 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
 
     pub(super) fn try_poll_right(&self, now: Snapshot) -> bool {
         self.state.change(now, (now.0 | POLLING) & !ASKED)
+    }
+}
+
+/// Wakes a caller, which may be within the wake-up of another one, see `nest.rs`.
+pub(super) fn wake_within(waker: Waker) {
+    nest(
+        waker,
+        |waker| quietly(|| waker.wake()),
+        |waker| Box::new(|| waker.wake()),
+    );
+}
+
+/// Wakes all of them. After a waker that panics it goes on with the others.
+fn wake_each(mut wakers: impl Iterator<Item = Waker>) {
+    let mut are_left = true;
+    while are_left {
+        quietly(|| {
+            wakers.by_ref().for_each(Waker::wake);
+            are_left = false;
+        });
     }
 }
 

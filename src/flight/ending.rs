@@ -33,7 +33,11 @@ impl<K, T> FlightRef<K, T> {
     /// Ends a flight that is to be aborted or cancelled, unless its work is being polled: the holder of `POLLING` ends it
     /// then. Deep inside the end of other flights, this is put off until these have ended.
     pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
-        nest(|| self.end(home), || home.ends_later(self.clone()));
+        nest(
+            self,
+            |flight| flight.end(home),
+            |flight| home.ends_later(flight.clone()),
+        );
     }
 
     fn end(&self, home: &impl Home<K, T>) {

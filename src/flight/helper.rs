@@ -189,7 +189,7 @@ impl<K, T> Drop for Helper<K, T> {
         }
         if now.has(ASKED) && !now.has(POLLING | DONE) {
             // This helper may have been the one that was woken for it.
-            flight.wake_drivers();
+            flight.wake_other_drivers();
         }
     }
 }

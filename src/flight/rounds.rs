@@ -19,11 +19,10 @@
 //! inside other work, which may be polled elsewhere the next time. A future that another executor polls within a poll on a
 //! worker's thread (by its `block_on`) cannot be told from one that the worker polls.
 
-use super::allocation::Flight;
+use super::allocation::{Flight, wake_within};
 use super::reference::FlightRef;
 use super::state::UNTOLD;
 use crate::sync::{few, first_round, round, together};
-use crate::unwind::quietly;
 
 /// The callers of a landed flight that are still to be woken. Dropping it wakes them all.
 pub(crate) struct Waking<K, T> {
@@ -110,7 +109,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             self.state.clear(UNTOLD);
         }
         if let Some(next) = next {
-            quietly(|| next.wake());
+            wake_within(next);
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = 
 static NUMBERED: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
 /// Returns a number from 1 to `most` for a runtime that drives itself, if there have been no more of them in this process, and
-/// 0 for any other. No two runtimes have the same one.
+/// 0 for any other. No two runtimes that run at the same time have the same one.
 pub(crate) fn number_of(runtime: &Handle, most: u32) -> u32 {
     if !drives_itself(runtime) {
         return 0;
@@ -57,7 +57,12 @@ struct Worker {
 
 thread_local! {
     static WORKER: Cell<Worker> = const { Cell::new(Worker { asked: 0, runtime: None, number: 0 }) };
+    /// How often this thread is still taken for no worker without being asked.
+    static NO_WORKER: Cell<u32> = const { Cell::new(0) };
 }
+
+/// Of so many questions one is asked.
+const OFTEN: u32 = 64;
 
 /// Returns the number of the runtime of which this thread is a worker, or 0 if it is none, or if that is not certain.
 ///
@@ -65,16 +70,29 @@ thread_local! {
 /// worker of one runtime only. But what it is told may be another one that a future has entered, so it asks many times at
 /// first, and now and then later. If it has been told of two, it counts as a worker of none from then on. The first worker always
 /// asks: a runtime of one thread, which any thread may become for a while, has such a one as well.
+///
+/// A thread that is no worker, or of none, counts as such for some calls more. Some may become a worker meanwhile, and the only harm
+/// is that they are not taken for one at once.
 #[inline]
 pub(crate) fn own_runtime(most: u32) -> u32 {
-    match WORKER.try_with(Cell::get) {
-        Ok(own) if own.asked == 0 || own.number > 0 => ask(own, most),
-        _ => 0,
+    let pause = NO_WORKER.get();
+    if pause > 0 {
+        NO_WORKER.set(pause - 1);
+        return 0;
     }
+    let number = ask(most);
+    if number == 0 {
+        NO_WORKER.set(OFTEN - 1);
+    }
+    number
 }
 
-fn ask(mut own: Worker, most: u32) -> u32 {
-    const OFTEN: u32 = 64;
+#[inline(never)]
+fn ask(most: u32) -> u32 {
+    let mut own = WORKER.get();
+    if own.asked > 0 && own.number == 0 {
+        return 0;
+    }
     let Some(index) = tokio::runtime::worker_index() else {
         return 0;
     };

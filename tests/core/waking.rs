@@ -4,9 +4,8 @@
 use oneflight::{Drive, Group};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -457,4 +456,84 @@ fn callers_are_woken_beside_idle_ones_while_the_worker_that_landed_the_flight_is
     elsewhere.block_on(all_have_it(callers));
     drop((flight.blocks, release));
     flight.landed.recv().unwrap();
+}
+
+type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A task of an executor that has gone: who wakes it drops it.
+struct Orphan(Mutex<Option<Spawned>>);
+
+impl Wake for Orphan {
+    fn wake(self: Arc<Self>) {
+        let task = self.0.lock().unwrap().take();
+        drop(task);
+    }
+}
+
+/// A task that is polled where it is woken.
+struct Inline(Mutex<Option<Spawned>>);
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        let task = self.0.lock().unwrap().take();
+        if let Some(mut task) = task
+            && task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        {
+            panic!("it was woken and has no result");
+        }
+    }
+}
+
+/// A flight lands that has so many callers in tasks of this kind, on a runtime that is not driven. A task is its own waker.
+fn wakes_in_a_bounded_stack<W: Wake + Send + Sync + 'static>(make: fn() -> W, put: fn(&W, Spawned)) {
+    const DEEP: usize = 20_000;
+    let group: Group<u8, u32> = Group::new();
+    let (open, opened) = oneshot::channel();
+    let mut leader = Box::pin(group.run(1, || async move {
+        opened.await.unwrap();
+        7
+    }));
+    let mut noop = Context::from_waker(Waker::noop());
+    assert!(leader.as_mut().poll(&mut noop).is_pending());
+    // It is woken for the work.
+    let mut standby = Box::pin(group.run(1, || async { 0 }));
+    assert!(standby.as_mut().poll(&mut noop).is_pending());
+    let alive = Arc::new(());
+    for _ in 0..DEEP {
+        let (group, alive) = (group.clone(), Arc::clone(&alive));
+        let mut task: Spawned = Box::pin(async move {
+            let _alive = alive;
+            assert_eq!(group.run(1, || async { 0 }).await.unwrap().value, 7);
+        });
+        let waker = Arc::new(make());
+        let polled = task
+            .as_mut()
+            .poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
+        assert!(polled.is_pending());
+        put(&waker, task);
+    }
+    open.send(()).unwrap();
+    let runtime = Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = runtime.enter();
+        assert!(leader.as_mut().poll(&mut noop).is_ready());
+    }
+    assert_eq!(Arc::strong_count(&alive), 1, "each that goes wakes another one");
+    assert!(standby.as_mut().poll(&mut noop).is_ready());
+}
+
+#[test]
+fn callers_that_are_dropped_as_they_are_woken_take_a_bounded_part_of_the_stack() {
+    wakes_in_a_bounded_stack(
+        || Orphan(Mutex::new(None)),
+        |waker, task| *waker.0.lock().unwrap() = Some(task),
+    );
+}
+
+#[test]
+fn callers_that_are_polled_as_they_are_woken_take_a_bounded_part_of_the_stack() {
+    wakes_in_a_bounded_stack(
+        || Inline(Mutex::new(None)),
+        |waker, task| *waker.0.lock().unwrap() = Some(task),
+    );
 }

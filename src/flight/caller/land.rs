@@ -164,7 +164,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             if now.has(ASKED) && !now.has(POLLING) {
                 // This caller may have been the one that was woken for it.
-                lent.flight().wake_drivers();
+                lent.flight().wake_other_drivers();
             }
             // Read before we leave: after that the flight may be freed.
             let attending = state.attending(now);
