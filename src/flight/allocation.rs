@@ -98,14 +98,12 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
                 }
                 !waiting.is_empty()
             };
-            nest(
-                batch[..taken].iter_mut().filter_map(Option::take),
-                wake_each,
-                |wakers| {
-                    let wakers: Vec<_> = wakers.collect();
-                    Box::new(|| wake_each(wakers.into_iter()))
-                },
-            );
+            if taken > 0 {
+                nest(&mut batch[..taken], wake_each, |wakers| {
+                    let mut wakers: Vec<_> = wakers.iter_mut().map(Option::take).collect();
+                    Box::new(move || wake_each(&mut wakers))
+                });
+            }
             left -= taken;
             if !more || left == 0 {
                 return more;
@@ -127,14 +125,11 @@ pub(super) fn wake_within(waker: Waker) {
     );
 }
 
-/// Wakes all of them. After a waker that panics it goes on with the others.
-fn wake_each(mut wakers: impl Iterator<Item = Waker>) {
-    let mut are_left = true;
-    while are_left {
-        quietly(|| {
-            wakers.by_ref().for_each(Waker::wake);
-            are_left = false;
-        });
+fn wake_each(wakers: &mut [Option<Waker>]) {
+    let mut wakers = wakers.iter_mut();
+    while wakers.len() > 0 {
+        // After a waker that panics, the loop goes on with the others.
+        quietly(|| wakers.by_ref().filter_map(Option::take).for_each(Waker::wake));
     }
 }
 

@@ -71,7 +71,7 @@ impl<K, T> FlightRef<K, T> {
     /// entry is there: then a limit that was checked under the same lock holds.
     #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
-        let before = self.flight().state.join(runtime_of_poll)?;
+        let before = self.flight().state.join(runtime_of_join)?;
         Some(Seat {
             flight: self.0,
             late: before.has(ABORTED),
@@ -115,6 +115,12 @@ impl<K, T> Deref for Lent<K, T> {
     fn deref(&self) -> &FlightRef<K, T> {
         &self.0
     }
+}
+
+/// Apart, so that a join to a flight that keeps to no runtime has little of it.
+#[inline(never)]
+fn runtime_of_join() -> u32 {
+    runtime_of_poll()
 }
 
 /// One place among the callers of a flight that no [`Caller`](super::Caller) has taken yet.

@@ -124,6 +124,12 @@ impl State {
         runtime_in(self.joined())
     }
 
+    /// Returns whether all callers are polled on one runtime's workers, as far as it is known.
+    #[inline]
+    pub(super) fn keeps_to_a_runtime(&self) -> bool {
+        self.joined() & MIXED == 0
+    }
+
     /// Notes that callers are polled in more places than on one runtime's workers. To be called under the lock that guards the
     /// flight's entry, or once the entry has left the map.
     #[cold]
@@ -194,10 +200,9 @@ impl State {
             return None;
         }
         let joined = self.joined();
-        let runtime = match runtime_in(joined) {
-            0 => MIXED,
-            kept if kept == own_runtime() => joined & !JOINERS,
-            _ => MIXED,
+        let runtime = match joined & MIXED != 0 || runtime_in(joined) == own_runtime() {
+            true => joined & !JOINERS,
+            false => MIXED,
         };
         let joiners = joined.wrapping_add(1) & JOINERS;
         self.joined.store(runtime | joiners, Ordering::Relaxed);

@@ -40,10 +40,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
 
     /// Makes sure that the node is in the list, with this waker.
     pub(super) fn register(&self, whole: &FlightRef<K, T>, waker: &Waker, place: Place) {
-        if !self.node.looked.replace(false) {
+        let flight = whole.flight();
+        if flight.state.keeps_to_a_runtime() && !self.node.looked.replace(false) {
             self.note_where(whole);
         }
-        let flight = whole.flight();
         // Only the caller itself puts its node in the list, so this look needs no lock.
         if self.node.is_linked() {
             let mut waiting = flight.waiting();
@@ -132,6 +132,14 @@ impl<K, T> FlightRef<K, T> {
     /// Notes if a caller is polled elsewhere than on workers of the runtime that the flight has kept to so far.
     #[inline]
     pub(in crate::flight) fn note_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
+        if self.flight().state.keeps_to_a_runtime() {
+            self.compare_where(home, own_runtime);
+        }
+    }
+
+    /// Apart, so that callers of other flights have little of it.
+    #[inline(never)]
+    fn compare_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
         let state = &self.flight().state;
         let runtime = state.runtime();
         if runtime != 0 && runtime != own_runtime() {
