@@ -527,15 +527,18 @@ fn wake_in_rounds() {
     });
 }
 
+type Call = Pin<Box<dyn Future<Output = Result<Value, FlightError>> + Send>>;
+
+/// A call that waits for the gate once it is polled.
+fn call(group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate) -> Call {
+    let (group, work) = (group.clone(), gated(ledger, gate));
+    Box::pin(async move { group.run(1, work).await.map(|outcome| outcome.value) })
+}
+
 /// Callers that wait for the gate in this thread, polled once.
-fn waiting<const N: usize>(
-    group: &Group<u8, Value>,
-    ledger: &Arc<Ledger>,
-    gate: &Gate,
-) -> [impl Future<Output = Result<Value, FlightError>> + Unpin + Send + 'static + use<N>; N] {
+fn waiting<const N: usize>(group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate) -> [Call; N] {
     std::array::from_fn(|_| {
-        let (group, work) = (group.clone(), gated(ledger, gate));
-        let mut call = Box::pin(async move { group.run(1, work).await.map(|outcome| outcome.value) });
+        let mut call = call(group, ledger, gate);
         assert!(poll_once(call.as_mut()).is_pending());
         call
     })
@@ -658,7 +661,8 @@ fn wake_in_the_first_round() {
 
 /// Callers on one runtime's workers and callers elsewhere share a flight, and all threads of the runtime are blocked. One that is
 /// polled elsewhere wakes the other, whether they have joined there or have moved there. It is polled in the thread that lands the
-/// flight, after that: with a thread of its own, the search takes too long.
+/// flight, after that: with a thread of its own, the search takes too long. The other one, if it joins elsewhere, is not polled again
+/// before it is woken, since a second poll would be seen to be elsewhere; so the flight lands when it has joined.
 #[test]
 fn wake_beside_blocked_workers() {
     spawn_onto(Runtime::Blocked);
@@ -673,19 +677,29 @@ fn wake_beside_blocked_workers() {
             let [first] = waiting(&group, &ledger, &gate);
             run_as_worker(true);
             let idle: [_; 2] = waiting(&group, &ledger, &gate);
-            run_as_worker(moves);
-            let [last] = waiting(&group, &ledger, &gate);
-            run_as_worker(true);
-            let lands = {
+            let mut last = call(&group, &ledger, &gate);
+            assert!(!moves || poll_once(last.as_mut()).is_pending());
+            let lands = |first: Call| {
                 let group = group.clone();
                 thread::spawn(move || {
                     assert!(group.abort(&1));
                     assert!(block_on(first).is_err());
                 })
             };
+            let mut first = Some(first);
+            let mut thread = first.take_if(|_| moves).map(&lands);
             run_as_worker(false);
-            assert!(block_on(last).is_err());
-            lands.join().unwrap();
+            let told = std::future::poll_fn(|cx| {
+                let polled = last.as_mut().poll(cx);
+                thread = thread.take().or_else(|| first.take().map(&lands));
+                polled
+            });
+            assert!(block_on(told).is_err());
+            thread
+                .expect("the flight lands once the last has joined")
+                .join()
+                .unwrap();
+            drop(last);
             drop((leader, idle));
             join_tasks();
             assert_eq!(group.in_flight(), 0);
