@@ -527,6 +527,14 @@ fn wake_in_rounds() {
     });
 }
 
+/// With loads that may be stale, the models of three threads that are woken together end only with so few preemptions.
+const fn stale_upto(short: usize, long: usize) -> Bound {
+    Bound {
+        any: [Some(short), Some(long)],
+        newest: [Some(2), Some(3)],
+    }
+}
+
 type Call = Pin<Box<dyn Future<Output = Result<Value, FlightError>> + Send>>;
 
 /// A call that waits for the gate once it is polled.
@@ -606,7 +614,7 @@ fn task_wakes_the_rest() {
     wake_in_rounds_of(1);
     explore(
         "waking in rounds on workers, first round idle/caller joins",
-        upto(2, 3, 3),
+        stale_upto(0, 1),
         || {
             run_as_worker(true);
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
@@ -651,7 +659,7 @@ where
 fn wake_in_the_first_round() {
     spawn_onto(Runtime::Blocked);
     wake_in_rounds_of(2);
-    explore("waking in rounds/first of a round leaves", upto(2, 3, 3), || {
+    explore("waking in rounds/first of a round leaves", stale_upto(1, 1), || {
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let [first, idle, last] = waiting(&group, &ledger, &gate);
         abort_and_await(&group, first, idle, last, || ());
@@ -713,7 +721,7 @@ fn wake_beside_blocked_workers() {
 fn wake_together() {
     spawn_onto(Runtime::Blocked);
     wake_in_rounds_of(4);
-    explore("waking together/two take their results", upto(2, 3, 3), || {
+    explore("waking together/two take their results", stale_upto(0, 0), || {
         run_as_worker(true);
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let [first, second, idle, other, last] = waiting(&group, &ledger, &gate);
@@ -730,7 +738,7 @@ fn wake_together() {
 fn wake_together_as_the_runtime_ends() {
     spawn_onto(Runtime::Blocked);
     wake_in_rounds_of(4);
-    explore("waking together/runtime ends", upto(2, 3, 3), || {
+    explore("waking together/runtime ends", stale_upto(0, 1), || {
         run_as_worker(true);
         let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
         let [first, idle @ .., last]: [_; 6] = waiting(&group, &ledger, &gate);
