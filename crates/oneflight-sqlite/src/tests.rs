@@ -1,8 +1,15 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod beside;
 mod failures;
+mod full;
+mod renewals;
+mod shop;
+mod spans;
+mod thread;
 mod together;
 mod turns;
+mod works;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -3,18 +3,23 @@
 //! ```text
 //! look                                 without the lock; an answer ends it here
 //! BEGIN IMMEDIATE                      the one writer, among all processes
-//!   claim                              a record in progress, whose lease is over at once
+//!   look                               under the lock: still no record
 //!   SAVEPOINT oneflight_work
 //!     the work's statements
 //!   ROLLBACK TO oneflight_work         if the work declined
 //!   RELEASE oneflight_work
-//!   complete
+//!   record                             with the result
 //! COMMIT
 //! ```
 //!
 //! Each errand to the connection's thread costs more than a statement. So all before the work is one of them, if the look has
-//! found no record, and all after it is another. The look is on the same connection, if it's this caller's turn at once. The
-//! bare transaction has as many errands but for the look.
+//! found no record, and all after it is another. The look is on the same connection, if it's this caller's turn at once; or it
+//! goes out with what begins the transaction, if the request is [probably a new one](super::guess). Then the bare transaction
+//! has as many errands.
+//!
+//! What has no record needs no claim in the transaction: nobody else can write until its end.
+//!
+//! Where connections share their cache, tables are locked one by one, and the one of the records is locked by a claim first.
 //!
 //! A record that the look has found, past its retention or without a holder, is decided about under the lock, one statement
 //! at a time. So is what another caller has claimed since the look.
@@ -30,10 +35,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::answers::{self, Completed};
 use super::busy::{is_plain, is_rejected_by_hook, is_violation};
+use super::claims::{self, Claims};
 use super::ending::{Commits, End, Ended};
 use super::manager;
 use super::queue::Rank;
-use super::records::{self, Along, Claims};
+use super::records::{self, Along};
 use super::seal::{self, open_seal};
 use super::steps;
 use super::store::{Looked, SqliteStore};
@@ -56,32 +62,33 @@ impl TransactionalStore for SqliteStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let asked = Instant::now();
+        let (asked, limit, mut request) = (Instant::now(), request.patience, request);
+        let left = || limit.map(|it| it.saturating_sub(asked.elapsed()));
+        if let Some(turn) = self.guess.begin(&self.works, &request).await? {
+            return run_new(self, turn, request, work).await;
+        }
+        request.patience = left();
         let Looked {
             record,
             mut connection,
             databases,
         } = self.look_first(&request).await?;
         let is_new = record.is_none();
-        let attempt = match decide(record, &request) {
-            Decision::Unchanged(answer) => {
-                connection.give_back();
-                return Ok(ClaimOutcome::Denied(not_granted(answer)));
-            }
-            Decision::Grant { attempt, .. } => attempt,
-        };
-        let writer = &self.writer;
-        let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
-        let mut request = request;
+        self.guess.saw(is_new);
+        if let Decision::Unchanged(answer) = decide(record, &request) {
+            connection.give_back();
+            return Ok(ClaimOutcome::Denied(not_granted(answer)));
+        }
+        let writer = &self.works;
         request.lease = Duration::ZERO;
-        let mut turn = writer.turn_after_look(connection, &databases, patience).await?;
-        let is_at_once = is_new && writer.commits == Commits::AtOnce;
-        let (turn, attempt) = match is_at_once && writer.begin_and_claim(&mut turn, &request).await? == Begun::Yes {
-            true => (turn, attempt),
-            false => match claim_in(writer, turn, &request).await? {
-                ClaimOutcome::Granted(claimed) => claimed,
-                ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
-            },
+        let mut turn = writer.turn_after_look(connection, &databases, left()).await?;
+        let is_at_once = is_new && writer.begins_at_once();
+        if is_at_once && writer.begin_new(&mut turn, &request, true).await? == Begun::Yes {
+            return run_new(self, turn, request, work).await;
+        }
+        let (turn, attempt) = match claim_in(writer, turn, &request).await? {
+            ClaimOutcome::Granted(claimed) => claimed,
+            ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
         let of = Of::Request {
             id: request.id.clone(),
@@ -103,8 +110,8 @@ impl TransactionalStepStore for SqliteStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let writer = &self.writer;
-        let mut turn = writer.begin(Rank::Business, None).await?;
+        let writer = &self.works;
+        let mut turn = writer.begin(writer.rank_of_work(), None).await?;
         match steps::hold(&mut turn, &step.request, step.token, &writer.file).await {
             Ok(databases) if writer.commits == Commits::AtOnce && databases.has_attached() => {
                 return Err(writer.fail(turn, records::attached()).await);
@@ -126,7 +133,7 @@ async fn claim_in(
 ) -> Result<ClaimOutcome<(Turn, u32)>, StoreError> {
     writer.begin_in(&mut turn).await?;
     let claims = Claims::InTransaction(writer.commits);
-    match records::claim(&mut turn, request, claims, &writer.file).await {
+    match claims::claim(&mut turn, request, claims, &writer.file).await {
         Ok((End::Commit, ClaimOutcome::Granted(claim))) => {
             let turn = sealed(writer, turn).await?;
             Ok(ClaimOutcome::Granted((turn, claim.attempt())))
@@ -150,9 +157,32 @@ async fn sealed(writer: &Writer, mut turn: Turn) -> Result<Turn, StoreError> {
     }
 }
 
+/// Runs the work of a request that has no record, as its transaction has seen.
+async fn run_new<W, F, R>(
+    store: &SqliteStore,
+    turn: Turn,
+    request: ClaimRequest,
+    work: W,
+) -> Result<ClaimOutcome<R>, StoreError>
+where
+    W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+    F: Future<Output = (Ending, R)> + Send + 'static,
+    R: Send + 'static,
+{
+    let of = Of::New(request, Instant::now());
+    let value = run_within(store, turn, of, 1, work).await?;
+    Ok(ClaimOutcome::Granted(value))
+}
+
 /// What a transaction is of, and so what is recorded in it.
 enum Of {
-    Request { id: RequestIdentity, holder: HolderId },
+    /// A request without a record, and since when its transaction is open.
+    New(ClaimRequest, Instant),
+    /// One that was claimed in the transaction.
+    Request {
+        id: RequestIdentity,
+        holder: HolderId,
+    },
     Step(StepInTransaction),
 }
 
@@ -163,7 +193,7 @@ where
     F: Future<Output = (Ending, R)> + Send + 'static,
     R: Send + 'static,
 {
-    let writer = &store.writer;
+    let writer = &store.works;
     let (open, loan) = OpenTransaction::lend(turn, (), attempt);
     let (ending, value) = writer.within(work(open)).await;
     let kept = Kept::from_now(&ending);
@@ -196,7 +226,7 @@ where
     };
     match (ended, of) {
         (Ended::Committed(value) | Ended::RolledBack(value), _) => Ok(value),
-        (Ended::Unknown(value, error), Of::Request { id, holder, .. }) => {
+        (Ended::Unknown(value, error), Of::New(ClaimRequest { id, holder, .. }, _) | Of::Request { id, holder }) => {
             look_up(store, &id, holder, kept, error).await?;
             Ok(value)
         }
@@ -290,6 +320,10 @@ async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer
         Commits::AtOnce | Commits::AfterReaders => Along::Nothing,
     };
     let (completed, done) = match of {
+        Of::New(request, begun) => {
+            let record = records::release_and_record(along, request, begun.elapsed(), result, retention);
+            answers::put(connection, along, record).await
+        }
         Of::Request { id, holder } => {
             let record = records::release_and_complete(along, id, *holder, result, retention);
             answers::put(connection, along, record).await

@@ -12,25 +12,25 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::select;
 use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
+use super::beside::{self, Beside};
+use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, is_too_big, unavailable};
+use super::claims;
 use super::ending::{Commits, End, Ended};
-use super::file::{DatabaseFile, Databases};
+use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
 use super::lent::{Kept, Lent};
 use super::manager;
 use super::queue::{Queue, Rank};
-use super::records;
 use super::seal;
 use super::settings::Settings;
 use oneflight::store::{self, ClaimRequest, StoreError};
@@ -62,12 +62,16 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     deadline: Duration,
     pub(super) connections: Connections,
+    /// The user's pool, if this has a connection beside it.
+    beside: Option<Beside>,
     pub(super) gathered: Arc<Gathered>,
     /// The thread that does what was gathered has none.
     pub(super) in_use: Option<Arc<InUse>>,
     pub(super) commits: Commits,
     pub(super) file: Arc<DatabaseFile>,
     pub(super) settings: Settings,
+    /// Whether tables are locked one by one, and the lock of the records is to be had before the work runs.
+    claims_first: bool,
     /// Whether work has had the connection, and may have changed its settings.
     is_changed: Arc<AtomicBool>,
     #[cfg(test)]
@@ -91,14 +95,49 @@ impl Writer {
             queue: Arc::default(),
             deadline,
             connections,
+            beside: None,
             in_use: Some(Arc::new(InUse(Arc::clone(&gathered)))),
             gathered,
             commits,
             file: Arc::new(file),
             settings,
+            claims_first: false,
             is_changed: Arc::default(),
             #[cfg(test)]
             faults: Arc::default(),
+        }
+    }
+
+    /// Has what has no record claimed before its work all the same.
+    pub(super) fn claiming_first(mut self) -> Self {
+        self.claims_first = true;
+        self
+    }
+
+    /// Returns whether the transaction of what has no record is begun without a claim: once begun, it can be committed.
+    pub(super) fn begins_at_once(&self) -> bool {
+        self.commits == Commits::AtOnce && !self.claims_first
+    }
+
+    /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.
+    pub(super) fn beside(mut self, beside: Beside, connection: Lent) -> Self {
+        beside.close_along(&self.kept, &self.pool, &self.gathered);
+        self.beside = Some(beside);
+        self.kept.keep(connection);
+        self.is_changed.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// Returns the same writer, with the same queue, on connections of the user's pool, for which these settings are.
+    pub(super) fn on(&self, pool: SqlitePool, settings: Settings) -> Self {
+        Self {
+            pool,
+            settings,
+            kept: Kept::default(),
+            connections: Connections::Users,
+            // What work sets there does not concern the connection of this one.
+            is_changed: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -108,16 +147,16 @@ impl Writer {
     }
 
     pub(super) async fn close(&self) {
-        if let Some(mut connection) = self.kept.close() {
-            connection.close().await;
-        }
-        // It waits for the connection of what is under way, whose caller may not be polled.
-        select(pin!(self.pool.close()), pin!(self.gathered.see_to_it())).await;
+        beside::close(Some(&self.kept), &self.pool, &self.gathered).await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        if rank == Rank::Work {
+            // Boxed, so that the futures of a user's handler are nested no deeper.
+            return Box::pin(self.turn_of_work(limit)).await;
+        }
         let queueing = self.queueing(limit);
         let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
             .await
@@ -126,6 +165,15 @@ impl Writer {
         self.file.still_there()?;
         let connection = self.lend(&patience).await?;
         Ok(self.turn_on(connection, place, patience))
+    }
+
+    /// Returns the rank of a transaction of work. Where others write without a connection of the pool, the pool is not to be
+    /// waited for in their turn.
+    pub(super) fn rank_of_work(&self) -> Rank {
+        match (self.connections, &self.beside) {
+            (Connections::Users, Some(_)) => Rank::Work,
+            (Connections::Own, _) | (Connections::Users, None) => Rank::Business,
+        }
     }
 
     /// How long a turn is waited for.
@@ -148,10 +196,28 @@ impl Writer {
 
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
-        match self.connections {
-            Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
+        let lent = match self.connections {
+            Connections::Own => match self.kept.take() {
+                Some(kept) => Ok(kept),
+                None => {
+                    if let Some(beside) = &self.beside {
+                        beside.follow(&self.pool, &self.file);
+                        self.is_changed.store(true, Ordering::SeqCst);
+                    }
+                    self.kept.by(&self.pool, patience).await
+                }
+            },
             Connections::Users => Lent::by(&self.pool, patience).await,
-        }
+        };
+        #[cfg(test)]
+        let lent = match lent {
+            Ok(mut lent) => {
+                self.faults.limit(&mut lent).await;
+                Ok(lent)
+            }
+            Err(error) => Err(error),
+        };
+        lent
     }
 
     /// Takes the connection of a turn, if it can be had at once.
@@ -168,35 +234,8 @@ impl Writer {
             connection,
             is_known: false,
             patience,
-            _place: place,
+            place: Some(place),
         }
-    }
-
-    /// Returns a turn of business as [`turn`](Self::turn) does: on the connection that the caller has looked at its
-    /// record with, if the turn is to be had at once. A caller that waits for a turn gives that back before.
-    pub(super) async fn turn_after_look(
-        &self,
-        mut lent: Lent,
-        databases: &Databases,
-        limit: Option<Duration>,
-    ) -> Result<Turn, StoreError> {
-        let place = match self.connections {
-            Connections::Own => None,
-            Connections::Users => self.queue.try_enter(Rank::Business),
-        };
-        let turn = match place {
-            Some(place) => self.file.still_there().map(|()| Turn {
-                connection: lent,
-                is_known: !databases.has_attached(),
-                patience: Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX))),
-                _place: place,
-            }),
-            None => {
-                lent.give_back();
-                self.turn(Rank::Business, limit).await
-            }
-        };
-        turn.map_err(|error| self.file.named(error))
     }
 
     /// Runs work that has the turn, so that its wish for another one is noticed.
@@ -222,11 +261,31 @@ impl Writer {
         }
     }
 
-    /// Closes the connection of a turn, and waits for another.
+    /// Pauses while another connection has the database's lock. If that takes long, it may be one of the user's pool on
+    /// which something was left.
+    pub(super) async fn pause(&self, patience: &mut Patience) -> Result<(), StoreError> {
+        patience.pause().await?;
+        if let Some(beside) = &self.beside
+            && patience.is_time_to_look()
+        {
+            beside.look_for_what_was_left(patience).await;
+        }
+        Ok(())
+    }
+
+    /// Closes the connection of a turn in which nothing is begun, and waits for another. The pool of the user's is not waited for
+    /// in the turn of others: it is given up, and another one had.
     pub(super) async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
         turn.is_known = false;
-        turn.connection = self.lend(&turn.patience).await?;
+        if self.rank_of_work() != Rank::Work {
+            turn.connection = self.lend(&turn.patience).await?;
+        } else if let Some(connection) = self.lend_idle().await {
+            turn.connection = connection;
+        } else {
+            drop(turn.place.take());
+            *turn = self.turn(Rank::Work, Some(turn.patience.remaining())).await?;
+        }
         Ok(())
     }
 }
@@ -243,7 +302,7 @@ enum Seal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
     Yes,
-    /// A constraint rejected what it begins with, and rolled it back.
+    /// There is a record, or something else to decide about, and nothing is begun.
     No,
 }
 
@@ -285,12 +344,23 @@ impl Writer {
         begun.map(drop).map_err(|error| self.file.named(error))
     }
 
-    /// Begins a transaction in a turn, claims in it what has no record, closes the seal, and sets the savepoint of the
-    /// work, all in one errand. If it cannot be claimed like this, nothing is begun.
-    pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
+    /// Begins a transaction in a turn for what has no record, closes the seal, and sets the savepoint of the work, all in
+    /// one errand. If there is a record, nothing is begun: what was not looked at before is looked at first, without the
+    /// lock.
+    pub(super) async fn begin_new(
+        &self,
+        turn: &mut Turn,
+        request: &ClaimRequest,
+        is_looked_at: bool,
+    ) -> Result<Begun, StoreError> {
         let statements = |turn: &Turn| {
+            let before = match is_looked_at {
+                true => String::new(),
+                false => claims::unless_recorded(&request.id),
+            };
             let file = (!turn.is_known).then_some(&*self.file);
-            self.settings.and_claim(&records::claim_new(request, file))
+            let within = claims::hold_new(&request.id, file);
+            self.settings.and_begin_between(&before, &within)
         };
         let begun = self.begin_within(turn, Seal::Closed, statements).await;
         begun.map_err(|error| self.file.named(error))
@@ -310,8 +380,8 @@ impl Writer {
                 Err(error) => error,
             };
             if is_busy(&error) {
-                turn.patience.pause().await?;
-            } else if seal == Seal::Closed && is_constraint(&error) {
+                self.pause(&mut turn.patience).await?;
+            } else if seal == Seal::Closed && (is_constraint(&error) || is_too_big(&error)) {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
                 has_seal = true;
@@ -399,9 +469,10 @@ impl Writer {
 pub(super) struct Turn {
     pub(super) connection: Lent,
     /// Whether it was seen that the connection has the store's file, and no other.
-    is_known: bool,
+    pub(super) is_known: bool,
     pub(super) patience: Patience,
-    _place: Place,
+    /// `None` while the turn is given up for another one.
+    place: Option<Place>,
 }
 
 impl Deref for Turn {
