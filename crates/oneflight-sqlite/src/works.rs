@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::busy::Patience;
 use super::file::Databases;
 use super::lent::Lent;
-use super::queue::{Head, Rank};
+use super::queue::Head;
 use super::writer::{Connections, Place, Turn, Writer};
 use oneflight::store::StoreError;
 
