@@ -59,11 +59,11 @@ impl Beside {
         commits: Commits,
         deadline: Duration,
     ) -> Option<(Self, SqlitePool)> {
-        let is_shared = commits == Commits::AtOnce
+        let can_be = commits == Commits::AtOnce
             && !file.is_in_memory()
             && !settings.lock_for_good()
             && !needs_its_options(&pool.connect_options());
-        if !is_shared {
+        if !can_be {
             return None;
         }
         let beside = Self(pool.clone());
@@ -128,8 +128,8 @@ impl Beside {
 }
 
 /// Returns whether there can be no connection by these options beside others: they have one cache, and wait for each other's
-/// tables; or the file is named by a URL, whose parameters are lost when it is named in full.
-fn needs_its_options(options: &SqliteConnectOptions) -> bool {
+/// tables; or the file is named by a URL, whose parameters (`cache` is one of them) are lost when it is named in full.
+pub(super) fn needs_its_options(options: &SqliteConnectOptions) -> bool {
     options
         .get_filename()
         .as_os_str()
@@ -139,8 +139,9 @@ fn needs_its_options(options: &SqliteConnectOptions) -> bool {
 }
 
 /// Returns whether the connections of these options have one cache.
-pub(super) fn shares_cache(options: &SqliteConnectOptions) -> bool {
-    let url = options.to_url_lossy();
+fn shares_cache(options: &SqliteConnectOptions) -> bool {
+    // Not every name can be in a URL: `sqlx` panics on `:memory:`.
+    let url = options.clone().filename("/").to_url_lossy();
     url.query_pairs()
         .any(|(name, value)| name == "cache" && value == "shared")
 }

@@ -8,7 +8,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::writer::{Begun, Turn, Writer};
+use super::begun::Begun;
+use super::writer::{Turn, Writer};
 use oneflight::store::{ClaimRequest, StoreError};
 
 /// How many requests in a row had no record before the next one is taken for such.

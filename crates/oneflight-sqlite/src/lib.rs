@@ -21,6 +21,7 @@
 mod alone;
 mod answers;
 mod batch;
+mod begun;
 mod beside;
 mod busy;
 mod change;
@@ -33,6 +34,7 @@ mod file;
 mod foreign;
 mod gathered;
 mod guess;
+mod in_doubt;
 mod lent;
 mod manager;
 mod open;

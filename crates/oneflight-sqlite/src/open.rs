@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
-use super::beside::{Beside, ONE_MORE, shares_cache};
+use super::beside::{Beside, ONE_MORE, needs_its_options};
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -306,7 +306,7 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         writers,
         options.busy_deadline,
         Connections::Own,
-        commits_in(&mode)?,
+        Commits::in_mode(&mode)?,
         file,
         settings,
     );
@@ -360,7 +360,7 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
                      max_lifetime), or use a file, or MemoryStore",
         });
     }
-    let commits = commits_in(&mode)?;
+    let commits = Commits::in_mode(&mode)?;
     let deadline = options.busy_deadline;
     let new = |pool, connections, file, settings| Writer::new(pool, deadline, connections, commits, file, settings);
     if !options.is_on_the_pool_alone
@@ -372,7 +372,7 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
         return SqliteStore::prepare(options, pool, writer, works).await;
     }
     let mut writer = new(pool.clone(), Connections::Users, file, settings);
-    if shares_cache(&pool.connect_options()) {
+    if needs_its_options(&pool.connect_options()) {
         writer = writer.claiming_first();
     }
     SqliteStore::prepare(options, pool, writer.clone(), writer).await
@@ -385,18 +385,6 @@ async fn connection_to(file: &DatabaseFile, pool: &SqlitePool) -> Option<Lent> {
     let (found, settings, mode) = asked.ok()?;
     let is_of_use = found == *file && !settings.lock_for_good() && mode == "wal";
     is_of_use.then_some(connection)
-}
-
-/// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then
-/// a commit can fail for want of a lock, and is rolled back.
-fn commits_in(mode: &str) -> Result<Commits, StoreError> {
-    match mode {
-        "wal" => Ok(Commits::AtOnce),
-        "off" => Err(StoreError::Unsupported {
-            advice: "with journal_mode=OFF nothing can be rolled back; use WAL",
-        }),
-        _ => Ok(Commits::AfterReaders),
-    }
 }
 
 /// Reads what has to be known of a pool's database and its connections.

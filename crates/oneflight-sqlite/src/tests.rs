@@ -17,8 +17,8 @@ use std::time::Duration;
 use sqlx::Connection;
 
 use super::SqliteStore;
+use super::in_doubt::{Kept, look_up};
 use super::queue::Rank;
-use super::transaction::{Kept, look_up};
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};

@@ -10,8 +10,7 @@ use futures::future::{Either, select};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::super::SqliteStore;
-use super::super::beside::shares_cache;
-use super::super::ending::{Commits, End};
+use super::super::ending::End;
 use super::super::queue::Rank;
 use super::super::settings::BUSY_TIMEOUT;
 use super::super::writer::Connections;
@@ -57,26 +56,24 @@ async fn where_there_can_be_no_connection_beside_it_the_pool_is_written_through(
     let exclusive = options(&path("exclusive.db")).pragma("locking_mode", "EXCLUSIVE");
     // Its parameters are no part of the name in full.
     let url = format!("file:{}?psow=0", path("url.db").display());
-    for (pool, connections) in [
-        (one().connect_with(options(&path("wal.db"))), Connections::Own),
-        (one().connect_with(delete), Connections::Users),
-        (one().connect_with(exclusive), Connections::Users),
-        (
-            one().connect_with(options(&path("shared.db")).shared_cache(true)),
-            Connections::Users,
-        ),
-        (
-            one().connect_with(SqliteConnectOptions::new().in_memory(true)),
-            Connections::Users,
-        ),
-        (breaks.connect_with(options(&path("hooked.db"))), Connections::Users),
-        (one().connect_with(options(Path::new(&url))), Connections::Users),
+    let shared_url = format!("file:{}?cache=shared", path("shared_url.db").display());
+    let shared = options(&path("shared.db")).shared_cache(true);
+    let in_memory = SqliteConnectOptions::new().in_memory(true);
+    let (own, users) = (Connections::Own, Connections::Users);
+    // Whether what has no record is begun without a claim as well.
+    for (pool, connections, begins_at_once) in [
+        (one().connect_with(options(&path("wal.db"))), own, true),
+        (one().connect_with(delete), users, false),
+        (one().connect_with(exclusive), users, true),
+        (one().connect_with(shared), users, false),
+        (one().connect_with(in_memory), users, false),
+        (breaks.connect_with(options(&path("hooked.db"))), users, true),
+        (one().connect_with(options(Path::new(&url))), users, false),
+        (one().connect_with(options(Path::new(&shared_url))), users, false),
     ] {
         let store = SqliteStore::from_pool(pool.await.unwrap()).await.unwrap();
         assert_eq!(store.writer.connections, connections, "{:?}", store.writer.file);
         assert_eq!(store.works.connections, Connections::Users);
-        let options = store.pool().connect_options();
-        let begins_at_once = store.works.commits == Commits::AtOnce && !shares_cache(&options);
         assert_eq!(store.works.begins_at_once(), begins_at_once, "{:?}", store.writer.file);
         works(&store).await;
     }

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::super::SqliteStore;
+use super::super::begun::Begun;
 use super::super::ending::End;
 use super::super::queue::Rank;
-use super::super::writer::Begun;
 use super::id;
 use super::shop::{LONG, MINUTE, Shop, end};
 use oneflight::idempotency::Idempotency;
