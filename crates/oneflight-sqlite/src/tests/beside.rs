@@ -168,3 +168,30 @@ async fn a_guess_that_is_wrong_is_answered_without_the_lock() {
         assert_eq!(replayed.origin(), Origin::Replayed);
     }
 }
+
+/// What is still under way on that connection, with nobody who waits for it, keeps it open.
+#[tokio::test]
+async fn a_store_that_is_closed_has_waited_for_its_connection() {
+    const TAKES_ITS_TIME: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000)
+                                  SELECT count(*) FROM n";
+    for is_in_use in [false, true] {
+        let shop = Shop::lent().await;
+        drop(shop.granted("any").await);
+        let log = shop.folder.path().join("shop.db-wal");
+        assert!(log.exists());
+        let mut turn = shop.turn().await;
+        if is_in_use {
+            let mut closes = Box::pin(shop.store.close());
+            assert!(futures::poll!(&mut closes).is_pending());
+            assert!(!shop.store.pool().is_closed(), "it has not waited");
+            end(turn);
+            closes.await;
+        } else {
+            let under_way = sqlx::raw_sql(TAKES_ITS_TIME).execute(&mut *turn);
+            assert!(futures::poll!(pin!(under_way)).is_pending());
+            end(turn);
+            shop.store.close().await;
+        }
+        assert!(!log.exists(), "the file is still open");
+    }
+}

@@ -118,6 +118,26 @@ async fn others_have_as_many_turns_as_they_want_while_work_waits_for_the_pool() 
     assert_eq!(*works.await.unwrap(), 1);
 }
 
+/// It is begun without a look, if it can be.
+#[tokio::test]
+async fn what_is_probably_new_waits_for_the_pool_without_the_turn() {
+    let shop = Shop::lent_of(2).await;
+    let idem = idempotency(&shop);
+    for n in 0..20 {
+        let new = idem.run_in_tx(id(&format!("new {n}")), |_| async { Ok(1) }).await;
+        assert_eq!(*new.unwrap(), 1);
+    }
+    let users = all(shop.store.pool()).await;
+    let mut works = Box::pin(idem.run_in_tx(id("in tx"), |_| async { Ok(1) }));
+    for n in 0..100 {
+        assert!(poll!(&mut works).is_pending());
+        let business = shop.store.writer.queue.try_enter(Rank::Business);
+        assert!(business.is_some(), "{n}: it has the turn");
+    }
+    drop(users);
+    assert_eq!(*works.await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn what_waits_for_its_turn_leaves_the_pool_to_the_work_that_has_it() {
     let shop = Shop::lent_of(2).await;
