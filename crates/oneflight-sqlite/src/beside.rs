@@ -148,9 +148,11 @@ fn shares_cache(options: &SqliteConnectOptions) -> bool {
 
 /// Closes the one connection of a pool of the store's own, and the pool.
 pub(super) async fn close(kept: Option<&Kept>, writers: &SqlitePool, gathered: &Gathered) {
+    // From here on none is made in its place.
+    let closes = writers.close();
     if let Some(mut connection) = kept.and_then(Kept::close) {
         connection.close().await;
     }
     // It waits for the connection of what is under way, whose caller may not be polled.
-    select(pin!(writers.close()), pin!(gathered.see_to_it())).await;
+    select(pin!(closes), pin!(gathered.see_to_it())).await;
 }

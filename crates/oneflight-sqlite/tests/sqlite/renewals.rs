@@ -306,6 +306,8 @@ async fn what_is_not_wanted_any_more_is_not_renewed_when_its_turn_comes() {
             gone.abort();
             assert!(gone.await.unwrap_err().is_cancelled());
         }
+        // What has sent the one alone is woken by that, and leaves its line once it is polled.
+        sleep(Duration::from_secs(1)).await;
         leaves.send(()).unwrap();
         for renewed in [stays, last] {
             timeout(SOON, renewed).await.unwrap().unwrap().unwrap();
