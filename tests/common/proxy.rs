@@ -134,6 +134,13 @@ impl Proxy {
         self.state.cuts.load(SeqCst)
     }
 
+    /// Waits until it has cut so often.
+    pub async fn has_cut(&self, times: usize) {
+        while self.cuts() < times {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// How often a client waited for PostgreSQL so far: for its `Sync` and `Query` messages. For those that come at once, it
     /// waits once.
     pub fn round_trips(&self) -> usize {

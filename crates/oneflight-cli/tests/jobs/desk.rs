@@ -99,8 +99,11 @@ impl Desk {
 
     /// The program, with no terminal to ask on.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oneflight"));
+        // A shell may have begun the tests in the background, and so with signals that are ignored.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal")
+            .arg(env!("CARGO_BIN_EXE_oneflight"))
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())

@@ -322,7 +322,7 @@ fn what_a_terminal_sends_for_a_key_reaches_the_command_once() {
     let script = r#"trap 'echo int >>"$0.ints"; sleep 0.5; echo int-is-over' INT
         echo $$ >"$0"; while [ ! -e "$0.ints" ]; do sleep 0.02; done"#;
     let command = format!(
-        "'{}' exec --key a -- sh -c '{}' '{}' </dev/null",
+        "env --default-signal '{}' exec --key a -- sh -c '{}' '{}' </dev/null",
         env!("CARGO_BIN_EXE_oneflight"),
         script.replace('\'', r"'\''"),
         file.display()

@@ -106,7 +106,9 @@ async fn ten_thousand_leases_are_renewed_in_twenty_statements_a_third() {
     );
     assert!(statements as f64 <= 20.0 * thirds, "{statements} in {thirds} thirds");
     for number in [0, LEASES / 2, LEASES - 1] {
-        assert!(remaining(&store, number).await > lease / 2, "{number}");
+        // Each lasts from a moment after this test began to renew them. Clocks are read to the millisecond.
+        let lasts = remaining(&store, number).await + begun.elapsed();
+        assert!(lasts + Duration::from_millis(5) >= lease, "{number}: {lasts:?}");
     }
 }
 

@@ -53,9 +53,7 @@ async fn a_record_that_was_rejected_was_not_committed_although_nobody_answers_an
         });
         work.await.map(|reply| *reply)
     });
-    while proxy.cuts() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    proxy.has_cut(1).await;
     drop(proxy);
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::RolledBack { .. }), "{error:?}");

@@ -136,9 +136,7 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
     proxy.cut("", Cut::Swallowed);
     let mut unanswered = Box::pin(claim(&store, "unanswered"));
     assert!(poll!(&mut unanswered).is_pending());
-    while proxy.cuts() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    proxy.has_cut(1).await;
     let keys: Vec<_> = (0..CALLERS).map(|number| format!("key-{number}")).collect();
     let outcomes = in_time("the others", join_all(keys.iter().map(|key| claim(&store, key)))).await;
     let claims: Vec<_> = outcomes.into_iter().map(granted).collect();
@@ -149,9 +147,7 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
     proxy.cut("", Cut::Swallowed);
     let mut second = Box::pin(claim(&store, "second"));
     assert!(poll!(&mut second).is_pending());
-    while proxy.cuts() == 1 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    proxy.has_cut(2).await;
     proxy.cut("", Cut::Swallowed);
     let asked = (0..CALLERS).map(async |number| {
         let (id, patience) = (id(&format!("late-{number}")), [short, long][number % 2]);
