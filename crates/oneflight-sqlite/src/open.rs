@@ -202,7 +202,8 @@ impl SqliteStore {
     /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
     /// or a shared cache, if the file is named by a URL (`file:…`) in place of its path, or if it cannot be made: then the store
     /// writes on connections of the pool. (An `after_connect` that fails for a connection more is tried again for some 10 s, for
-    /// which this waits.)
+    /// which this waits.) What the pool is given later by `set_connect_options` is followed, but for a shared cache or a URL;
+    /// with an exclusive lock, neither the pool nor the store can connect once more.
     ///
     /// *End with [`close`](Self::close)*, which closes that connection and the pool, and waits for both. `pool.close()` has that
     /// connection closed as well, but returns before it is. Until then what was committed last is perhaps in the log (`-wal`)

@@ -23,7 +23,7 @@ fn id(key: &str) -> RequestIdentity {
 /// A store on its own file, and one on a pool of the user's. Neither waits for long.
 async fn stores() -> (TempDir, [SqliteStore; 2]) {
     let folder = tempfile::tempdir().unwrap();
-    let hasty = SqliteStore::options().busy_deadline(Duration::from_millis(100));
+    let hasty = SqliteStore::options().busy_deadline(Duration::from_secs(1));
     let own = hasty.clone().open(folder.path().join("own.db")).await.unwrap();
     let options = SqliteConnectOptions::new()
         .filename(folder.path().join("theirs.db"))
@@ -336,7 +336,7 @@ fn a_transaction_that_outlives_its_runtime_keeps_nothing() {
     drop(kept.lock().unwrap().take().unwrap());
     drop(store);
     runtime().block_on(async {
-        let hasty = SqliteStore::options().busy_deadline(Duration::from_millis(100));
+        let hasty = SqliteStore::options().busy_deadline(Duration::from_secs(1));
         let store = hasty.open(folder.path().join("own.db")).await.unwrap();
         soon(&over(&store), &id("k")).await;
         assert_eq!(orders(store.pool()).await, 1);
