@@ -78,6 +78,10 @@ async fn a_change_of_directory_leads_to_no_second_file() {
     let mut refused = 0;
     let reads = join_all((0..10).map(|_| done.run(id("done before"), |_| async { 2 }))).await;
     let mut connections = Vec::new();
+    // While one is on its way back, another one would be made.
+    while lent.pool().num_idle() < lent.pool().size() as usize {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     // All that there are, so that the next one is made from here.
     while connections.len() < lent.pool().size() as usize {
         connections.push(lent.pool().acquire().await.unwrap());
