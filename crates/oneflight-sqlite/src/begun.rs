@@ -127,7 +127,7 @@ impl Writer {
     pub(super) fn end_committed(&self, mut turn: Turn) {
         // Nothing waits for it. It is done before the connection's next use, and what is open holds no lock.
         manager::start_rollback(&mut turn);
-        turn.connection.give_back();
+        self.hand_on(&mut turn);
     }
 
     /// Ends the transaction of a turn, and the turn.
@@ -136,7 +136,7 @@ impl Writer {
             End::Commit => {
                 return match self.commit(&mut turn).await {
                     Ok(()) => {
-                        turn.connection.give_back_if_idle().await;
+                        self.hand_on_if_idle(&mut turn).await;
                         Ended::Committed(value)
                     }
                     Err(error) => {
@@ -149,7 +149,7 @@ impl Writer {
             End::RollBack => manager::rollback(&mut turn).await.is_ok(),
         };
         match rolled_back {
-            true => turn.connection.give_back_if_idle().await,
+            true => self.hand_on_if_idle(&mut turn).await,
             false => turn.connection.close().await,
         }
         Ended::RolledBack(value)

@@ -76,7 +76,7 @@ impl Guess {
         match begun {
             Begun::Yes => Ok(Some(turn)),
             Begun::No => {
-                turn.connection.give_back();
+                works.hand_on(&mut turn);
                 Ok(None)
             }
         }

@@ -78,12 +78,11 @@ impl Lent {
         }
     }
 
-    /// Gives the connection back if it is in no transaction any more, as far as `sqlx` counts, and closes it otherwise.
-    pub(super) async fn give_back_if_idle(&mut self) {
-        if self.is_in_transaction() {
-            self.close().await;
-        } else {
-            self.give_back();
+    /// Moves the connection out, as it is.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            connection: self.connection.take(),
+            kept: self.kept.take(),
         }
     }
 

@@ -34,6 +34,7 @@ mod file;
 mod foreign;
 mod gathered;
 mod guess;
+mod handed;
 mod in_doubt;
 mod lent;
 mod manager;

@@ -3,6 +3,7 @@
 mod beside;
 mod failures;
 mod full;
+mod handed;
 mod renewals;
 mod shop;
 mod spans;

@@ -11,7 +11,7 @@
 //! So such transactions have a line of their own, and its head, which alone waits for either, keeps its place in it:
 //!
 //! ```text
-//! its door ──▶ gate ──a connection lies idle──▶ turn
+//! its door ──▶ gate ──the last work has left its connection, or one lies idle──▶ turn
 //!               ▲ └──else, leaves the gate──▶ pool ──▶ gate, with the connection ──in a moment──▶ turn
 //!               └────────────────gives the connection back────────────────────┘
 //! ```
@@ -21,12 +21,13 @@
 
 use std::time::Duration;
 
+use sqlx::Connection;
 use tokio::time::timeout;
 
 use super::busy::Patience;
 use super::file::Databases;
 use super::lent::Lent;
-use super::queue::Head;
+use super::queue::{Head, Rank};
 use super::writer::{Connections, Place, Turn, Writer};
 use oneflight::store::StoreError;
 
@@ -38,6 +39,7 @@ impl Writer {
     /// is for both and for the database's lock together.
     pub(super) async fn turn_of_work(&self, limit: Option<Duration>) -> Result<Turn, StoreError> {
         let queueing = self.queueing(limit);
+        let _in_line = self.handed.line_up();
         let head = timeout(queueing.remaining(), self.wait_for(self.queue.head_of_works()));
         let head = head.await.map_err(|_| queueing.exhausted())??;
         let mut enters = Box::pin(self.enter_as(&head));
@@ -77,9 +79,12 @@ impl Writer {
         head.enter(|| self.gathered.see_to_it()).await
     }
 
-    /// Takes a connection of the user's pool for a turn, if one lies idle.
+    /// Takes a connection of the user's pool for a turn, if the last one has left its own, or one lies idle.
     pub(super) async fn lend_idle(&self) -> Option<Lent> {
-        let lent = Lent::idle(&self.pool).await?;
+        let lent = match self.handed.take(&self.pool) {
+            Some(left) => left,
+            None => Lent::idle(&self.pool).await?,
+        };
         #[cfg(test)]
         let lent = {
             let mut lent = lent;
@@ -89,10 +94,29 @@ impl Writer {
         Some(lent)
     }
 
+    /// Ends the use of a connection in a turn, with which nothing is under way any more: it is left to the next work in line, or
+    /// given back.
+    pub(super) fn hand_on(&self, turn: &mut Turn) {
+        match self.rank_of_work() {
+            Rank::Work => self.handed.hand_on(&mut turn.connection, &self.pool),
+            _ => turn.connection.give_back(),
+        }
+    }
+
+    /// The same, if the connection is in no transaction any more, as far as `sqlx` counts. Otherwise it is closed.
+    pub(super) async fn hand_on_if_idle(&self, turn: &mut Turn) {
+        if turn.connection.is_in_transaction() {
+            turn.connection.close().await;
+        } else {
+            self.hand_on(turn);
+        }
+    }
+
     /// Returns a turn of work if it is to be had soon, and a connection at once.
     pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Option<Turn> {
         let patience = Patience::new(self.deadline().min(limit.unwrap_or(Duration::MAX)));
         let rank = self.rank_of_work();
+        let _in_line = self.handed.line_up();
         let place = match self.queue.try_enter(rank) {
             Some(place) => place,
             None => {
@@ -123,6 +147,8 @@ impl Writer {
         };
         let turn = match place {
             Some(place) => self.file.still_there().map(|()| {
+                // Work has one connection. What is kept is for one that came to the line a moment ago.
+                self.handed.give_back();
                 let patience = self.patience(limit, Duration::ZERO);
                 let mut turn = self.turn_on(lent, place, patience);
                 turn.is_known = !databases.has_attached();

@@ -25,6 +25,7 @@ use super::busy::{Patience, unavailable};
 use super::ending::Commits;
 use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
+use super::handed::Handed;
 use super::lent::{Kept, Lent};
 use super::queue::{Queue, Rank};
 use super::settings::Settings;
@@ -55,6 +56,8 @@ pub(super) struct Writer {
     /// The turn of work that holds the queue's place.
     turn: store::Turn,
     pub(super) queue: Arc<Queue>,
+    /// What works leave for each other, if they are done on a user's pool and others write beside it.
+    pub(super) handed: Handed,
     deadline: Duration,
     pub(super) connections: Connections,
     /// The user's pool, if this has a connection beside it.
@@ -88,6 +91,7 @@ impl Writer {
             kept: Kept::default(),
             turn: store::Turn::new(),
             queue: Arc::default(),
+            handed: Handed::default(),
             deadline,
             connections,
             beside: None,
