@@ -103,7 +103,7 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
         entered.await.unwrap();
         tasks.push(task);
     }
-    let waiting = tokio::spawn({
+    let mut waiting = tokio::spawn({
         let executions = Arc::clone(&executions);
         async move {
             let work = two.run(id("held"), move |_| async move {
@@ -114,11 +114,23 @@ async fn a_pool_that_is_all_in_transactions_costs_no_holder_its_lease() {
             (*reply, reply.origin())
         }
     });
-    assert_eq!(soon("the waiter", waiting).await.unwrap(), (1, Origin::Replayed));
+    let (direct, mut most) = (schema.pool(1), 0);
+    let replayed = soon("the waiter", async {
+        loop {
+            tokio::select! {
+                replayed = &mut waiting => return replayed.unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    most = most.max(connections(&direct, &schema.name).await);
+                }
+            }
+        }
+    });
+    assert_eq!(replayed.await, (1, Origin::Replayed));
     assert_eq!(soon("the holder", holding).await.unwrap().unwrap(), 1);
     assert_eq!(executions.load(SeqCst), 1);
+    assert!(most > i64::from(CONNECTIONS), "{most}");
     // One that was renewing as its holder ended is closed.
-    let there = connections(&schema.pool(1), &schema.name).await;
+    let there = connections(&direct, &schema.name).await;
     assert!(there <= i64::from(CONNECTIONS) + 1, "{there}");
     leave.notify_waiters();
     for task in tasks {

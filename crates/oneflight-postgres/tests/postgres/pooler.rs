@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use crate::pgbouncer::Bouncer;
 use crate::postgres::{Server, server};
 use crate::proxy::Proxy;
+use crate::together::watched;
 
 const SESSION: &str = "pool_mode = session\ndefault_pool_size = 80";
 const TRANSACTION: &str = "pool_mode = transaction\ndefault_pool_size = 8";
@@ -108,11 +109,7 @@ async fn in_session_mode_a_waiter_hears() {
         options.from_pool(pool(server(), &bouncer, 2)).await.unwrap()
     };
     let (one, two) = (open().await, open().await);
-    let mut watch = two.watch(&id("watched")).await;
-    while watch.is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        watch = two.watch(&id("watched")).await;
-    }
+    let mut watch = watched(&two, &id("watched")).await;
     let idem = oneflight::idempotency::Idempotency::builder(one).build();
     let _ = idem.run(id("watched"), |_| async { 1 }).await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), watch.changed())

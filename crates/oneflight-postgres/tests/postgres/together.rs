@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::{join_all, try_join_all};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
-use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError};
+use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError, Watch};
 use oneflight_postgres::PostgresStore;
 use sqlx::Executor;
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -51,6 +51,30 @@ pub fn granted(outcome: Result<ClaimOutcome, StoreError>) -> Claim {
 pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(LONG, future).await;
     done.unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
+/// A watch that hears.
+pub async fn watched(store: &PostgresStore, id: &RequestIdentity) -> Watch {
+    in_time("the watch", async {
+        loop {
+            let watch = store.watch(id).await;
+            if !watch.is_none() {
+                return watch;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// Waits until so many connections lie idle: some may still be being made by the pool's own task, or be on their way back.
+pub async fn until_idle(pool: &PgPool, connections: usize) {
+    in_time("the idle connections", async {
+        while pool.num_idle() < connections {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 /// A pool that asks nothing by itself before it lends a connection.

@@ -14,7 +14,7 @@ use sqlx::{Connection, Executor};
 
 use crate::postgres::{Schema, Server, server};
 use crate::proxy::Proxy;
-use crate::together::{CALLERS, FEW, HOUR, claim, granted, id, in_time, quiet, result, transactions};
+use crate::together::{CALLERS, FEW, HOUR, claim, granted, id, in_time, quiet, result, transactions, watched};
 
 /// Every completion leaves an entry in that index behind, for as long as somebody's snapshot lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,12 +77,7 @@ async fn completions_that_wait_for_their_turn_to_notify_stay_together() {
         let claims: Vec<_> = claims.into_iter().map(granted).collect();
         let mut watches = Vec::new();
         for claim in &claims[..20] {
-            let mut watch = store.watch(claim.id()).await;
-            while watch.is_none() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                watch = store.watch(claim.id()).await;
-            }
-            watches.push(watch);
+            watches.push(watched(&store, claim.id()).await);
         }
         let mut notifies = sqlx::PgConnection::connect_with(&schema.options).await.unwrap();
         notifies.execute("SET synchronous_commit = on").await.unwrap();

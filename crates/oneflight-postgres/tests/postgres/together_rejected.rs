@@ -7,11 +7,10 @@ use oneflight::record::FencingToken;
 use oneflight::store::{Claim, Store, StoreError};
 use oneflight_postgres::PostgresStore;
 use sqlx::Executor;
-use sqlx::postgres::PgPool;
 
 use crate::postgres::server;
 use crate::proxy::Proxy;
-use crate::together::{CALLERS, FEW, HOUR, claim, granted, id, quiet, result, transactions};
+use crate::together::{CALLERS, FEW, HOUR, claim, granted, id, quiet, result, transactions, until_idle};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_server_rejects_fails_alone() {
@@ -119,12 +118,6 @@ async fn a_session_that_was_left_in_a_transaction_has_no_step_go_alone() {
         least = least.min(transactions(&direct).await);
     }
     assert!(least <= FEW, "{least}");
-}
-
-async fn until_idle(pool: &PgPool, connections: usize) {
-    while pool.num_idle() < connections {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// As a role does that may not call it. Each message that is rejected closes a connection.

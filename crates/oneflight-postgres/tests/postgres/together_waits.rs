@@ -17,7 +17,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::postgres::server;
 use crate::proxy::{Cut, Proxy};
-use crate::together::{CALLERS, HOUR, LONG, claim, granted, id, in_time, result};
+use crate::together::{CALLERS, HOUR, LONG, claim, granted, id, in_time, result, until_idle};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_others_have_locked_holds_up_its_own_callers_and_no_others() {
@@ -129,10 +129,7 @@ async fn a_message_that_is_not_answered_holds_up_its_own_callers_and_no_others()
         .unwrap();
     let options = PostgresStore::options().patience(Duration::from_secs(60));
     let store = options.from_pool(pool.clone()).await.unwrap();
-    // Some may still be being made by the pool's own task, or be on their way back.
-    while pool.num_idle() < 4 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_idle(&pool, 4).await;
     proxy.cut("", Cut::Swallowed);
     let mut unanswered = Box::pin(claim(&store, "unanswered"));
     assert!(poll!(&mut unanswered).is_pending());
@@ -239,19 +236,14 @@ async fn a_far_server_costs_no_connection() {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let made = join_all((0..4).map(|_| pool.acquire())).await;
     drop(made);
-    let none_is_lent = async || {
-        while pool.num_idle() < 4 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    none_is_lent().await;
+    until_idle(&pool, 4).await;
     let before = proxy.connections();
     proxy.cut_times("", Cut::Delay(Duration::from_millis(150)), 100_000);
     for round in 0..3 {
         let keys: Vec<_> = (0..CALLERS).map(|number| format!("{round}-{number}")).collect();
         let outcomes = in_time("the claims", join_all(keys.iter().map(|key| claim(&store, key)))).await;
         outcomes.into_iter().for_each(|outcome| drop(granted(outcome)));
-        none_is_lent().await;
+        until_idle(&pool, 4).await;
     }
     assert_eq!(proxy.connections(), before);
 }
