@@ -170,6 +170,13 @@ impl Handler {
             Self::Redis(it) => end(it).await,
         }
     }
+
+    /// Closes the connection that the store has beside those of the orders, and waits for that. Who closes the pool alone does not.
+    pub(crate) async fn close(&self) {
+        if let Self::Sqlite(it) = self {
+            it.store().close().await;
+        }
+    }
 }
 
 /// Drained first and closed then: the second step of an order that is on its way is a new flight.

@@ -123,6 +123,7 @@ async fn relay(args: RelayArgs) -> Result<(), Failure> {
     args.end.asked_for().await?;
     relay.stop().await;
     drop(outside);
+    handler.close().await;
     orders.close().await;
     Ok(())
 }

@@ -169,7 +169,8 @@ impl Service {
             if let Some(outside) = outside {
                 outside.end().await;
             }
-            // Waits for connections that are in use.
+            // Both wait for connections that are in use.
+            shop.handler.close().await;
             shop.orders.close().await;
         };
         timeout(DRAIN_TIME, rest).await.map_err(|_| {

@@ -120,7 +120,7 @@ pub(super) async fn run(
     for it in wanted {
         match it {
             Wanted::Claim(request) => claims.push(&**request),
-            Wanted::Change(change) => changes.push(&**change),
+            Wanted::Change(change) | Wanted::Alone(change) => changes.push(&**change),
         }
     }
     match claims.is_empty() {
@@ -324,12 +324,12 @@ fn changed(connections: Connections, changes: &[&Change], rows: Vec<(usize, Sqli
         done.insert((statement, row.try_get::<i64, _>(0)?));
     }
     let answers = changes.iter().map(|change| {
-        let its = statement_of(change).zip(change.token().map(number));
-        match its.is_some_and(|its| done.contains(&its)) {
-            true => Answer::Changed(1),
+        match statement_of(change).zip(change.token().map(number)) {
+            Some(its) if done.contains(&its) => Answer::Changed(1),
             // It may be that the connection has another file open.
-            false if connections == Connections::Users => Answer::Alone,
-            false => Answer::Changed(0),
+            Some(_) if connections == Connections::Users => Answer::Alone,
+            Some(_) => Answer::Changed(0),
+            None => Answer::Alone,
         }
     });
     Ok(answers.collect())

@@ -57,6 +57,11 @@ pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(SQLITE_CONSTRAINT)
 }
 
+/// Returns whether a value was larger than any may be.
+pub(super) fn is_too_big(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(SQLITE_TOOBIG)
+}
+
 /// Returns whether a commit hook rejected a commit.
 pub(super) fn is_rejected_by_hook(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(code) == Some(SQLITE_CONSTRAINT_COMMITHOOK)
@@ -145,11 +150,16 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
     error.as_database_error().and_then(code).map(primary)
 }
 
+/// How many pauses go by before something is looked for that was left in the way, and how often it is looked for again.
+const PAUSES_BEFORE_A_LOOK: u32 = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
 /// A deadline and the pauses until it.
 pub(super) struct Patience {
     started: Instant,
     deadline: Duration,
     pauses: u32,
+    looked: Option<Instant>,
 }
 
 impl Patience {
@@ -158,7 +168,18 @@ impl Patience {
             started: Instant::now(),
             deadline,
             pauses: 0,
+            looked: None,
         }
+    }
+
+    /// Returns whether there were so many pauses that what was left in the way is to be looked for, and none has looked for some
+    /// time. Then it counts as looked for.
+    pub(super) fn is_time_to_look(&mut self) -> bool {
+        let is_time = self.pauses >= PAUSES_BEFORE_A_LOOK && self.looked.is_none_or(|it| it.elapsed() >= BETWEEN_LOOKS);
+        if is_time {
+            self.looked = Some(Instant::now());
+        }
+        is_time
     }
 
     /// Returns how long it has been so far.
@@ -194,5 +215,24 @@ impl Patience {
         let pause = Duration::from_micros(500) + jitter(Duration::from_micros(longest));
         tokio::time::sleep(pause.min(remaining)).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_left_in_the_way_is_looked_for_after_some_pauses_and_then_now_and_again() {
+        let mut patience = Patience::new(Duration::from_secs(50));
+        for _ in 0..PAUSES_BEFORE_A_LOOK {
+            assert!(!patience.is_time_to_look());
+            patience.pause().await.unwrap();
+        }
+        let looks = Instant::now();
+        assert!(patience.is_time_to_look());
+        assert!(!patience.is_time_to_look() || looks.elapsed() >= BETWEEN_LOOKS);
+        patience.looked = looks.checked_sub(BETWEEN_LOOKS);
+        assert!(patience.is_time_to_look());
     }
 }

@@ -85,6 +85,10 @@ impl Change {
         }
     }
 
+    pub(super) fn is_renewal(&self) -> bool {
+        matches!(self, Self::Renew { .. } | Self::RenewAll(_))
+    }
+
     /// Returns the token of the claim that it is about, if it is about one.
     pub(super) fn token(&self) -> Option<FencingToken> {
         match self {

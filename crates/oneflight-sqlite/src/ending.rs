@@ -1,5 +1,7 @@
 //! How a transaction is to end, and how it ended.
 
+use oneflight::store::StoreError;
+
 /// How a transaction is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Commits {
@@ -7,6 +9,20 @@ pub(super) enum Commits {
     AtOnce,
     /// In any other: readers may have to go first, so a commit that finds the database busy is tried again.
     AfterReaders,
+}
+
+impl Commits {
+    /// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then
+    /// a commit can fail for want of a lock, and is rolled back.
+    pub(super) fn in_mode(mode: &str) -> Result<Self, StoreError> {
+        match mode {
+            "wal" => Ok(Self::AtOnce),
+            "off" => Err(StoreError::Unsupported {
+                advice: "with journal_mode=OFF nothing can be rolled back; use WAL",
+            }),
+            _ => Ok(Self::AfterReaders),
+        }
+    }
 }
 
 /// How the body of a transaction wants it to end.

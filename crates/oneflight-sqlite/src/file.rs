@@ -53,7 +53,7 @@ impl Databases {
 }
 
 /// The file of a store.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct DatabaseFile {
     /// In full, and without symbolic links; empty if the database is in memory.
     path: String,

@@ -25,6 +25,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
+use tracing::Span;
 
 use super::busy::Patience;
 use super::change::Change;
@@ -47,6 +48,8 @@ pub(super) enum Wanted {
     /// A claim of what has no record, as far as was seen.
     Claim(Arc<ClaimRequest>),
     Change(Arc<Change>),
+    /// A change that is not made together with others.
+    Alone(Arc<Change>),
 }
 
 /// What two of one transaction do not have in common, so that each answer is of one of them.
@@ -60,14 +63,18 @@ impl Wanted {
     fn bytes(&self) -> usize {
         match self {
             Self::Claim(_) => 0,
-            Self::Change(change) => change.bytes(),
+            Self::Change(change) | Self::Alone(change) => change.bytes(),
         }
+    }
+
+    fn goes_alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
     }
 
     fn of(&self) -> Of {
         match self {
             Self::Claim(request) => Of::Request(request.id.clone()),
-            Self::Change(change) => Of::Claim(change.token()),
+            Self::Change(change) | Self::Alone(change) => Of::Claim(change.token()),
         }
     }
 }
@@ -91,6 +98,8 @@ pub(super) enum Answer {
 pub(super) struct Waiting {
     number: u64,
     pub(super) wanted: Wanted,
+    /// Its caller's.
+    pub(super) span: Span,
     asked: Instant,
     limit: Option<Duration>,
     /// How long it waits for the database's lock, from when it was first taken.
@@ -108,6 +117,11 @@ impl Waiting {
 
     pub(super) fn is_left(&self) -> bool {
         self.answer.is_closed()
+    }
+
+    /// Waits until the caller has left.
+    pub(super) async fn left(&mut self) {
+        self.answer.closed().await;
     }
 
     /// The limit of its own, and how long it has waited.
@@ -134,6 +148,7 @@ impl Line {
             waiting.1.push_back(Waiting {
                 number,
                 wanted,
+                span: Span::current(),
                 asked: Instant::now(),
                 limit,
                 patience: None,
@@ -164,19 +179,23 @@ impl Line {
         self.waiting.is_locked()
     }
 
-    /// Takes those that go together next. Each is begun: its caller cannot leave any more.
+    /// Takes those that go together next, or one that goes alone. Each is begun: its caller cannot leave any more.
     pub(super) fn take(&self) -> Vec<Waiting> {
         let (mut taken, mut repeated, mut of, mut bytes) = (Vec::new(), Vec::new(), HashSet::new(), 0);
         let mut waiting = self.waiting.lock();
         while let Some(first) = waiting.1.front() {
             bytes += first.wanted.bytes();
-            if taken.len() == MOST || (bytes > LARGEST && !taken.is_empty()) {
+            let goes_alone = first.wanted.goes_alone();
+            if taken.len() == MOST || ((bytes > LARGEST || goes_alone) && !taken.is_empty()) {
                 break;
             }
             let Some(first) = waiting.1.pop_front() else { break };
             match of.insert(first.wanted.of()) {
                 true => taken.push(first),
                 false => repeated.push(first),
+            }
+            if goes_alone {
+                break;
             }
         }
         // What is woken runs code of others', which may come back here.
@@ -191,24 +210,32 @@ impl Line {
 
     /// Tells those that had asked by then that nothing can be done.
     pub(super) fn fail(&self, asked_by: Instant, error: &StoreError) {
-        for it in self.asked_by(asked_by) {
+        let asked = asked(&mut self.waiting.lock().1, asked_by);
+        for it in asked {
             it.tell(Answer::Failed(error.clone()));
         }
     }
 
-    /// Tells the first of those that had asked by then that it cannot be done, and has each of the others find out.
+    /// Tells the first of those that had asked by then that it cannot be done, and has each of the others find out. What goes
+    /// alone stays for that.
     pub(super) fn fail_one(&self, asked_by: Instant, error: &StoreError) {
-        let mut answer = Answer::Failed(error.clone());
-        for it in self.asked_by(asked_by) {
-            it.tell(std::mem::replace(&mut answer, Answer::Alone));
-        }
-    }
-
-    fn asked_by(&self, then: Instant) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
-        let many = waiting.1.partition_point(|it| it.asked <= then);
-        waiting.1.drain(..many).collect()
+        let mut asked = asked(&mut waiting.1, asked_by).into_iter();
+        let first = asked.next();
+        let (stay, others): (Vec<_>, Vec<_>) = asked.partition(|it| it.wanted.goes_alone());
+        stay.into_iter().rev().for_each(|it| waiting.1.push_front(it));
+        drop(waiting);
+        if let Some(first) = first {
+            first.tell(Answer::Failed(error.clone()));
+        }
+        others.into_iter().for_each(|it| it.tell(Answer::Alone));
     }
+}
+
+/// Takes those that had asked by then.
+fn asked(waiting: &mut VecDeque<Waiting>, by: Instant) -> Vec<Waiting> {
+    let many = waiting.partition_point(|it| it.asked <= by);
+    waiting.drain(..many).collect()
 }
 
 /// A caller that waits. It leaves when this is dropped.
@@ -251,6 +278,7 @@ pub(super) struct Gathered {
     /// Whether there is a thread that does what waits.
     pub(super) has_thread: AtomicBool,
     is_closed: AtomicBool,
+    closes: Notify,
 }
 
 impl Gathered {
@@ -258,7 +286,7 @@ impl Gathered {
     pub(super) fn line(&self, rank: Rank) -> &Line {
         match rank {
             Rank::Lease => &self.leases,
-            Rank::Step | Rank::Business => &self.claims,
+            Rank::Step | Rank::Work | Rank::Business => &self.claims,
         }
     }
 
@@ -274,6 +302,16 @@ impl Gathered {
                 return true;
             }
             comes.await;
+        }
+    }
+
+    /// Waits until the store is not in use any more.
+    pub(super) async fn ends(&self) {
+        let mut closes = pin!(self.closes.notified());
+        // From here on it is not missed.
+        closes.as_mut().enable();
+        if !self.is_closed.load(Ordering::SeqCst) {
+            closes.await;
         }
     }
 
@@ -344,5 +382,6 @@ impl Drop for InUse {
         self.0.is_closed.store(true, Ordering::SeqCst);
         self.0.leases.comes.notify_one();
         self.0.claims.comes.notify_one();
+        self.0.closes.notify_waiters();
     }
 }

@@ -5,8 +5,10 @@
 //! back, which rolls back whatever is open. It is given back only when the answer was seen that nothing is open on it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
@@ -15,6 +17,11 @@ use tokio::time::timeout;
 
 use super::busy::{Patience, unavailable};
 use oneflight::store::StoreError;
+
+/// How long a pool may take to try a connection that lies idle, which is an errand, and a hook of the user's.
+const TRIED: Duration = Duration::from_millis(100);
+/// How long what was idle a moment ago, and was lent to others since, is waited for.
+const IN_LINE: Duration = Duration::from_millis(20);
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
@@ -35,6 +42,34 @@ impl Lent {
         })
     }
 
+    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for in the
+    /// pool's line, or to be made anew.
+    pub(super) async fn idle(pool: &SqlitePool) -> Option<Self> {
+        let idle = pool.num_idle();
+        if idle == 0 {
+            return None;
+        }
+        let mut acquires = Box::pin(pool.acquire());
+        let at_once = poll_immediate(&mut acquires).await;
+        let lent = match at_once {
+            Some(lent) => lent,
+            None => {
+                // Others may have been first. It cannot be seen for certain.
+                let is_tried = pool.num_idle() < idle;
+                let moment = if is_tried { TRIED } else { IN_LINE };
+                timeout(moment, acquires).await.ok()?
+            }
+        };
+        let connection = Some(lent.ok()?);
+        Some(Self { connection, kept: None })
+    }
+
+    /// Takes a connection that lies idle in a pool, untried, if there is one.
+    pub(super) fn at_once(pool: &SqlitePool) -> Option<Self> {
+        let connection = Some(pool.try_acquire()?);
+        Some(Self { connection, kept: None })
+    }
+
     /// Gives the connection back to the pool, or to where it is kept.
     pub(super) fn give_back(&mut self) {
         match (self.connection.take(), &self.kept) {
@@ -43,12 +78,11 @@ impl Lent {
         }
     }
 
-    /// Gives the connection back if it is in no transaction any more, as far as `sqlx` counts, and closes it otherwise.
-    pub(super) async fn give_back_if_idle(&mut self) {
-        if self.is_in_transaction() {
-            self.close().await;
-        } else {
-            self.give_back();
+    /// Moves the connection out, as it is.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            connection: self.connection.take(),
+            kept: self.kept.take(),
         }
     }
 
@@ -97,6 +131,15 @@ impl Drop for Lent {
 #[derive(Clone, Default)]
 pub(super) struct Kept(Arc<Mutex<Place>>);
 
+/// The same place, for as long as something else keeps it.
+pub(super) struct WeakKept(Weak<Mutex<Place>>);
+
+impl WeakKept {
+    pub(super) fn upgrade(&self) -> Option<Kept> {
+        self.0.upgrade().map(Kept)
+    }
+}
+
 #[derive(Default)]
 struct Place {
     connection: Option<PoolConnection<Sqlite>>,
@@ -104,6 +147,10 @@ struct Place {
 }
 
 impl Kept {
+    pub(super) fn downgrade(&self) -> WeakKept {
+        WeakKept(Arc::downgrade(&self.0))
+    }
+
     /// Takes the connection at once, if it is here.
     pub(super) fn take(&self) -> Option<Lent> {
         let connection = self.0.lock().connection.take()?;
@@ -113,14 +160,17 @@ impl Kept {
         })
     }
 
-    /// Takes the connection, or waits for one of the pool, which is kept here from then on.
-    pub(super) async fn take_or_by(&self, pool: &SqlitePool, patience: &Patience) -> Result<Lent, StoreError> {
-        if let Some(lent) = self.take() {
-            return Ok(lent);
-        }
+    /// Waits for a connection of the pool, which is kept here from then on.
+    pub(super) async fn by(&self, pool: &SqlitePool, patience: &Patience) -> Result<Lent, StoreError> {
         let mut lent = Lent::by(pool, patience).await?;
         lent.kept = Some(self.clone());
         Ok(lent)
+    }
+
+    /// Keeps a connection that its pool has lent.
+    pub(super) fn keep(&self, mut lent: Lent) {
+        lent.kept = Some(self.clone());
+        lent.give_back();
     }
 
     /// Keeps nothing from now on. Returns what was kept.

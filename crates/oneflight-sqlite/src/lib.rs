@@ -8,7 +8,7 @@
 //!
 //! Claims, results, releases and renewals that are wanted while another one is written go together in the next
 //! transaction, which is one wait for the disk for all. A thread of the store's own does that, from when it is first
-//! needed until the store is dropped.
+//! needed until the store is dropped. It makes the renewals of several leases as well.
 //!
 //! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
 //! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
@@ -21,8 +21,11 @@
 mod alone;
 mod answers;
 mod batch;
+mod begun;
+mod beside;
 mod busy;
 mod change;
+mod claims;
 mod ending;
 mod erase;
 #[cfg(test)]
@@ -30,6 +33,9 @@ mod faults;
 mod file;
 mod foreign;
 mod gathered;
+mod guess;
+mod handed;
+mod in_doubt;
 mod lent;
 mod manager;
 mod open;
@@ -48,7 +54,9 @@ mod store;
 mod tests;
 mod together;
 mod transaction;
+mod unfinished;
 mod upkeep;
+mod works;
 mod writer;
 
 pub use open::SqliteOptions;

@@ -1,13 +1,16 @@
 //! Opening a database file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
+use super::beside::{Beside, ONE_MORE, needs_its_options};
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
 use super::file::{DatabaseFile, about};
@@ -35,6 +38,8 @@ pub struct SqliteOptions {
     busy_deadline: Duration,
     synchronous: SqliteSynchronous,
     schema: Schema,
+    /// Whether there is to be no connection beside those of a user's pool, as where there can be none. For tests.
+    pub(super) is_on_the_pool_alone: bool,
 }
 
 /// What becomes of tables that are missing or older.
@@ -51,6 +56,7 @@ impl Default for SqliteOptions {
             busy_deadline: Duration::from_secs(30),
             synchronous: SqliteSynchronous::Full,
             schema: Schema::Migrate,
+            is_on_the_pool_alone: false,
         }
     }
 }
@@ -191,18 +197,33 @@ impl SqliteStore {
     /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
     /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
     ///
-    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread. Hooks of
-    /// the pool (`after_connect`, `before_acquire`, `after_release`) are called there as well. They must not call
-    /// `block_in_place`, which panics there, and what they spawn there ends with the store.
+    /// In WAL mode, the store writes claims, results and renewals on a connection of its own beside those of the pool, which is
+    /// made by the pool's options and with its hooks. So it needs a connection of the pool to look at
+    /// a record, and for [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). There is none with `locking_mode=EXCLUSIVE`
+    /// or a shared cache, if the file is named by a URL (`file:…`) in place of its path, or if it cannot be made: then the store
+    /// writes on connections of the pool. (An `after_connect` that fails for a connection more is tried again for some 10 s, for
+    /// which this waits.) What the pool is given later by `set_connect_options` is followed, but for a shared cache or a URL;
+    /// with an exclusive lock, neither the pool nor the store can connect once more.
     ///
-    /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its
-    /// connection and it is closed. Until then all writers wait, as for any other writer.
+    /// *End with [`close`](Self::close)*, which closes that connection and the pool, and waits for both. `pool.close()` has that
+    /// connection closed as well, but returns before it is. Until then what was committed last is perhaps in the log (`-wal`)
+    /// alone, and a copy of the file without it lacks that: records too, without which work is done again. While the connection
+    /// is open, the file stays in WAL mode: `PRAGMA journal_mode=DELETE` is told that the database is locked.
+    ///
+    /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are
+    /// renewals. Hooks of the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must not
+    /// call `block_in_place`, which panics there, and what they spawn there ends with the store. In a crowd of `run_in_tx`, one
+    /// goes on with the connection of another, up to 16 times or for 100 ms, without `after_release` and `before_acquire` in between.
+    ///
+    /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its connection and it is
+    /// closed, or a writer that waits has found it among the idle ones. Until then all writers wait, as for any other writer.
     ///
     /// A connection whose state is not known is closed rather than given back, and a database *in memory* would be gone
     /// with it: use [`MemoryStore`](oneflight::store::MemoryStore) to keep records in memory. A commit hook of yours on
-    /// these connections is replaced by ours, which lets everything pass that is not done inside
+    /// connections of the pool on which work is done is replaced by ours, which lets everything pass that is not done inside
     /// [`run_in_tx`](oneflight::idempotency::Idempotency::run_in_tx). With it comes a collation `oneflight_seal`, by
-    /// which our statements close and open it; it orders nothing.
+    /// which our statements close and open it; it orders nothing. On the store's own connection there is no hook of ours: one that
+    /// your `after_connect` sets stays there, and what it rejects, such as a claim, fails.
     ///
     /// # Errors
     ///
@@ -220,11 +241,18 @@ impl SqliteStore {
     }
 
     /// Creates or upgrades the tables, unless they are to be left alone.
-    async fn prepare(options: &SqliteOptions, pool: SqlitePool, writer: Writer) -> Result<Self, StoreError> {
+    async fn prepare(
+        options: &SqliteOptions,
+        pool: SqlitePool,
+        writer: Writer,
+        works: Writer,
+    ) -> Result<Self, StoreError> {
         let store = Self {
             pool,
+            guess: Arc::default(),
             bell: Bell::new(),
             renewals: Renewing::gathered(writer.clone()),
+            works,
             writer,
         };
         match options.schema {
@@ -279,11 +307,11 @@ async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, 
         writers,
         options.busy_deadline,
         Connections::Own,
-        commits_in(&mode)?,
+        Commits::in_mode(&mode)?,
         file,
         settings,
     );
-    SqliteStore::prepare(options, pool, writer).await
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
 }
 
 fn connect_to(options: &SqliteOptions, path: impl AsRef<Path>) -> SqliteConnectOptions {
@@ -333,22 +361,31 @@ async fn use_pool(options: &SqliteOptions, pool: SqlitePool) -> Result<SqliteSto
                      max_lifetime), or use a file, or MemoryStore",
         });
     }
-    let commits = commits_in(&mode)?;
-    let users = Connections::Users;
-    let writer = Writer::new(pool.clone(), options.busy_deadline, users, commits, file, settings);
-    SqliteStore::prepare(options, pool, writer).await
+    let commits = Commits::in_mode(&mode)?;
+    let deadline = options.busy_deadline;
+    let new = |pool, connections, file, settings| Writer::new(pool, deadline, connections, commits, file, settings);
+    if !options.is_on_the_pool_alone
+        && let Some((beside, writers)) = Beside::of(&pool, &file, &settings, commits, deadline)
+        && let Some(connection) = connection_to(&file, &writers).await
+    {
+        let writer = new(writers, Connections::Own, file, settings.of_our_own()).beside(beside, connection);
+        let works = writer.on(pool.clone(), settings);
+        return SqliteStore::prepare(options, pool, writer, works).await;
+    }
+    let mut writer = new(pool.clone(), Connections::Users, file, settings);
+    if needs_its_options(&pool.connect_options()) {
+        writer = writer.claiming_first();
+    }
+    SqliteStore::prepare(options, pool, writer.clone(), writer).await
 }
 
-/// Returns how a transaction is committed in this journal mode. It is a property of the file, which may be changed later: then
-/// a commit can fail for want of a lock, and is rolled back.
-fn commits_in(mode: &str) -> Result<Commits, StoreError> {
-    match mode {
-        "wal" => Ok(Commits::AtOnce),
-        "off" => Err(StoreError::Unsupported {
-            advice: "with journal_mode=OFF nothing can be rolled back; use WAL",
-        }),
-        _ => Ok(Commits::AfterReaders),
-    }
+/// Returns a connection to a file in WAL mode, if there can be one more.
+async fn connection_to(file: &DatabaseFile, pool: &SqlitePool) -> Option<Lent> {
+    let mut connection = Lent::by(pool, &Patience::new(ONE_MORE)).await.ok()?;
+    let asked = timeout(ONE_MORE, ask(&mut connection)).await.ok()?;
+    let (found, settings, mode) = asked.ok()?;
+    let is_of_use = found == *file && !settings.lock_for_good() && mode == "wal";
+    is_of_use.then_some(connection)
 }
 
 /// Reads what has to be known of a pool's database and its connections.

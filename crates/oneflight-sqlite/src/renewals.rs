@@ -2,7 +2,8 @@
 //!
 //! They go before all business that waits, as a renewal does that comes alone, and wait for the one transaction that has the
 //! writer. While that takes long, what is gathered meanwhile waits behind it as one statement for each window, and not as one for
-//! each lease.
+//! each lease. It waits in the line that the store's thread [works through](super::together), and what has failed lines up again: the
+//! task that asks never has the turn.
 
 use std::sync::Arc;
 

@@ -24,9 +24,11 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(8);
 /// The statements that set them. Clones share the text.
 #[derive(Clone)]
 pub(super) struct Settings {
+    locks_for_good: bool,
     alone: SqlStr,
     and_begin: SqlStr,
-    and_claim: Arc<str>,
+    /// The one of them that fails within a transaction.
+    outside: SqlStr,
 }
 
 impl Settings {
@@ -49,12 +51,25 @@ impl Settings {
             BUSY_TIMEOUT.as_millis(),
         );
         let and_begin = format!("{set}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {busy_timeout}");
-        let and_claim = format!("SELECT {}; {and_begin}; ", is_sealable!());
         Ok(Self {
+            locks_for_good: locking_mode != "normal",
             alone: text(set),
             and_begin: text(and_begin),
-            and_claim: and_claim.into(),
+            outside: text(format!("PRAGMA main.synchronous = {synchronous}; ")),
         })
+    }
+
+    /// The same for a connection of the store's own, on which nobody but the store waits for a lock.
+    pub(super) fn of_our_own(&self) -> Self {
+        Self {
+            and_begin: text(format!("{}; BEGIN IMMEDIATE", self.alone.as_str())),
+            ..self.clone()
+        }
+    }
+
+    /// Returns whether the first connection that writes keeps all others from the file.
+    pub(super) fn lock_for_good(&self) -> bool {
+        self.locks_for_good
     }
 
     /// Sets a connection that is in no transaction.
@@ -67,10 +82,16 @@ impl Settings {
         self.and_begin.clone()
     }
 
-    /// The same, and goes on with a statement that claims in that transaction. If the connection has no
-    /// [seal](super::seal), it fails before it does anything.
-    pub(super) fn and_claim(&self, claim: &str) -> SqlStr {
-        text([&*self.and_claim, claim].concat())
+    /// The same, between what is looked at before and what that transaction goes on with. If the connection has no
+    /// [seal](super::seal), it fails before it does anything; so it does if something is to be looked at, and a transaction was
+    /// left open on the connection, which has an older snapshot.
+    pub(super) fn and_begin_between(&self, before: &str, within: &str) -> SqlStr {
+        let is_sealable = concat!("SELECT ", is_sealable!(), "; ");
+        let outside = match before {
+            "" => "",
+            _ => self.outside.as_str(),
+        };
+        text([is_sealable, outside, before, self.and_begin.as_str(), "; ", within].concat())
     }
 }
 

@@ -9,6 +9,7 @@ use super::queue::Rank;
 use super::records;
 use super::steps;
 use super::store::SqliteStore;
+use super::unfinished;
 use oneflight::identity::RequestIdentity;
 use oneflight::record::{FencingToken, RecordedResult};
 use oneflight::store::{
@@ -83,8 +84,10 @@ impl StepStore for SqliteStore {
         let mut query = query;
         loop {
             query.limit = limit.saturating_add(unreadable);
-            let rows = self.fetch(None, || steps::unfinished(&query, kinds.clone())).await?;
-            let found: Vec<_> = rows.iter().map(|row| (row, steps::listed(row))).collect();
+            let rows = self
+                .fetch(None, || unfinished::unfinished(&query, kinds.clone()))
+                .await?;
+            let found: Vec<_> = rows.iter().map(|row| (row, unfinished::listed(row))).collect();
             let failed = found.iter().filter(|(_, found)| found.is_err()).count();
             if failed > unreadable && rows.len() >= query.limit {
                 unreadable = failed;

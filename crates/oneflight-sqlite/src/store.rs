@@ -9,11 +9,13 @@ use tokio::time::timeout;
 
 use super::busy::{Patience, is_busy, is_plain, unavailable};
 use super::change::Change;
+use super::claims::{self, Claims};
 use super::ending::Ended;
 use super::file::Databases;
+use super::guess::Guess;
 use super::lent::Lent;
 use super::queue::Rank;
-use super::records::{self, Claims, Statement};
+use super::records::{self, Statement};
 use super::renewals::Renewing;
 use super::writer::Writer;
 use oneflight::identity::RequestIdentity;
@@ -100,6 +102,9 @@ use oneflight::store::{
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     pub(super) writer: Writer,
+    /// The same, for transactions of work: on connections of the pool, if it is the user's.
+    pub(super) works: Writer,
+    pub(super) guess: Arc<Guess>,
     pub(super) bell: Bell,
     pub(super) renewals: Renewals<Renewing>,
 }
@@ -114,7 +119,10 @@ impl SqliteStore {
         &self.pool
     }
 
-    /// Closes all connections, also those of a pool of the caller's. Every later operation of the store fails.
+    /// Closes all connections, also those of a pool of the caller's, and waits until they are closed. Every later operation of the
+    /// store fails.
+    ///
+    /// The last connection of all processes to the file moves into it what is in its log (`-wal`), and deletes that.
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;
@@ -249,7 +257,7 @@ impl Store for SqliteStore {
         let ended = self
             .writer
             .transaction(Rank::Business, patience, move |connection| {
-                Box::pin(async move { records::claim(connection, &request, Claims::Outside, &file).await })
+                Box::pin(async move { claims::claim(connection, &request, Claims::Outside, &file).await })
             })
             .await?;
         match ended {

@@ -1,8 +1,16 @@
 //! What can only be shown from inside: lost answers, and statements that are prepared once.
 
+mod beside;
 mod failures;
+mod full;
+mod handed;
+mod renewals;
+mod shop;
+mod spans;
+mod thread;
 mod together;
 mod turns;
+mod works;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,8 +18,8 @@ use std::time::Duration;
 use sqlx::Connection;
 
 use super::SqliteStore;
+use super::in_doubt::{Kept, look_up};
 use super::queue::Rank;
-use super::transaction::{Kept, look_up};
 use oneflight::idempotency::{Idempotency, Origin};
 use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, HolderId, RecordedResult, Verdict};

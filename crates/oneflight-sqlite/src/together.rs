@@ -1,10 +1,11 @@
 //! Claims and changes of different requests that are wanted at the same time, in one transaction of the writer.
 //!
 //! A call that finds the turn free takes it, and is done in its caller's place, on a connection of ours: shared, so that
-//! others see to it that it goes on. On a pool of the user's it goes alone. What finds it taken is
+//! others see to it that it goes on. On one that the user's pool lends it goes alone. What finds it taken is
 //! [gathered], and the next turn takes all that waits: one `BEGIN IMMEDIATE`, one commit, one wait for the
 //! disk. What concerns a lease is gathered apart from claims, and goes first as it does alone ([`queue`](super::queue)); a
-//! crowd of claims has one place in the line of business, in which transactions of work stand as well.
+//! crowd of claims has one place in the line of business, in which transactions of work stand as well. The renewals of
+//! several leases wait in the line of leases, and have a turn and a transaction of their own.
 //!
 //! # Who does it
 //!
@@ -16,9 +17,9 @@
 //! # When something goes wrong
 //!
 //! A statement that fails before the commit rolls back what was done for all. Then each is asked for alone, once, by its
-//! caller: so what is wrong with one is an error of that one, and is told as ever. The same goes for a claim of what has a
-//! record by now. If the commit fails other than by being rejected, it is not known how it ended, and each is told what it
-//! would be told alone.
+//! caller, or, if it is a renewal, in line: so what is wrong with one is an error of that one, and is told as ever. The
+//! same goes for a claim of what has a record by now. If the commit fails other than by being rejected, it is not known
+//! how it ended, and each is told what it would be told alone.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::batch::{self, Ran};
 use super::busy::{Patience, is_busy};
@@ -47,7 +49,14 @@ impl Wanted {
     fn rank(&self) -> Rank {
         match self {
             Self::Claim(_) => Rank::Business,
-            Self::Change(change) => change.rank(),
+            Self::Change(change) | Self::Alone(change) => change.rank(),
+        }
+    }
+
+    fn is_renewal(&self) -> bool {
+        match self {
+            Self::Claim(_) => false,
+            Self::Change(change) | Self::Alone(change) => change.is_renewal(),
         }
     }
 }
@@ -74,23 +83,22 @@ impl Writer {
     /// Makes one change, perhaps together with others, and returns how many rows it changed.
     pub(super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
         let change = Arc::new(change);
-        if !self.goes_together(&change) {
-            return self.change_alone(change).await;
+        if self.commits == Commits::AtOnce {
+            if change.bytes() <= LARGEST && batch::goes_together(&change) {
+                let asked = self.ask(Wanted::Change(Arc::clone(&change)), None).await?;
+                if let Some(changed) = changed(asked) {
+                    return changed;
+                }
+            }
+            if change.is_renewal() {
+                let alone = Wanted::Alone(Arc::clone(&change));
+                if let Some(changed) = changed(self.gather(alone, None).await?) {
+                    return changed;
+                }
+                // There is no thread.
+            }
         }
-        let asked = self.ask(Wanted::Change(Arc::clone(&change)), None).await;
-        self.or_alone(change, asked).await
-    }
-
-    fn goes_together(&self, change: &Change) -> bool {
-        self.commits == Commits::AtOnce && change.bytes() <= LARGEST && batch::goes_together(change)
-    }
-
-    async fn or_alone(&self, change: Arc<Change>, asked: Result<Answer, StoreError>) -> Result<u64, StoreError> {
-        match asked? {
-            Answer::Changed(rows) => Ok(rows),
-            Answer::Alone | Answer::Busy | Answer::Claimed(_) => self.change_alone(change).await,
-            Answer::Failed(error) => Err(error),
-        }
+        self.change_alone(&change).await
     }
 
     async fn ask(&self, wanted: Wanted, limit: Option<Duration>) -> Result<Answer, StoreError> {
@@ -98,14 +106,14 @@ impl Writer {
         if self.gathered.line(rank).is_empty()
             && let Some(place) = self.queue.try_enter(rank)
         {
-            let Some(connection) = self.lend_at_once() else {
-                // That of the user's pool may have to be waited for.
-                drop(place);
-                return Ok(Answer::Alone);
-            };
-            match self.in_place(place, connection, wanted.clone()).await {
-                Answer::Busy => {}
-                answer => return Ok(answer),
+            match self.lend_at_once() {
+                Some(connection) => match self.in_place(place, connection, wanted.clone()).await {
+                    Answer::Busy => {}
+                    answer => return Ok(answer),
+                },
+                // One that the user's pool lends may have to be waited for, and one of ours to be made.
+                None if wanted.is_renewal() => drop(place),
+                None => return Ok(Answer::Alone),
             }
         }
         self.gather(wanted, limit).await
@@ -124,14 +132,15 @@ impl Writer {
             }
             match &wanted {
                 Wanted::Claim(_) => writer.claim_in_place(&mut turn, &wanted).await,
-                Wanted::Change(change) => {
+                Wanted::Change(change) | Wanted::Alone(change) => {
                     writer.set_if_changed(&mut turn).await;
                     change_in_place(&mut turn, change).await
                 }
             }
         };
         let lost = || Answer::Failed(StoreError::unavailable("what was about to be written has panicked"));
-        let work = AssertUnwindSafe(work)
+        // Whichever caller polls it.
+        let work = AssertUnwindSafe(work.in_current_span())
             .catch_unwind()
             .map(move |done| done.unwrap_or_else(|_| lost()));
         gathered::over(self.gathered.share(work)).await
@@ -171,15 +180,20 @@ impl Writer {
         let mut writer = self.clone();
         writer.in_use = None;
         let ends = Ends(Arc::clone(&self.gathered));
-        let runs = thread::Builder::new()
-            .name("oneflight-write".to_owned())
-            .spawn(move || {
-                let _ends = ends;
-                // Nothing of the caller's runtime: it may rest, and it may end.
-                if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
-                    runtime.block_on(join(writer.serve(Rank::Lease), writer.serve(Rank::Business)));
-                }
-            });
+        let thread = thread::Builder::new().name("oneflight-write".to_owned());
+        #[cfg(test)]
+        let thread = self.faults.about_to_begin(thread);
+        let runs = thread.spawn(move || {
+            let _ends = ends;
+            #[cfg(test)]
+            if writer.faults.gives_no_runtime() {
+                return;
+            }
+            // Nothing of the caller's runtime: it may rest, and it may end.
+            if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
+                runtime.block_on(join(writer.serve(Rank::Lease), writer.serve(Rank::Business)));
+            }
+        });
         runs.is_ok()
     }
 
@@ -219,15 +233,29 @@ impl Writer {
         let is_own = self.connections == Connections::Own;
         let mut pauses = Patience::new(Duration::MAX);
         taken.retain(|it| !it.is_left());
-        if taken.is_empty() {
-            turn.connection.give_back();
-            return;
+        match &taken[..] {
+            [] => return turn.connection.give_back(),
+            [it] => {
+                if let Wanted::Alone(change) = &it.wanted {
+                    let change = Arc::clone(change);
+                    if let Some(it) = taken.pop() {
+                        self.change_in_line(turn, it, &change).await;
+                    }
+                    return;
+                }
+            }
+            _ => {}
         }
         while !taken.is_empty() {
             // A new one, since none of it is waited for here.
             turn.patience = Patience::new(Duration::ZERO);
             let wanted: Vec<_> = taken.iter().map(|it| &it.wanted).collect();
-            if let Some(answers) = self.write(&mut turn, &wanted).await {
+            // What is of several is of none.
+            let span = match &taken[..] {
+                [alone] => alone.span.clone(),
+                _ => Span::none(),
+            };
+            if let Some(answers) = self.write(&mut turn, &wanted).instrument(span).await {
                 // What is done next does not wait for its callers to be told.
                 drop(turn);
                 taken.into_iter().zip(answers).for_each(|(it, answer)| it.tell(answer));
@@ -238,7 +266,7 @@ impl Writer {
                 if is_own {
                     let _ = self.settings.set(&mut turn).await;
                 }
-                let _ = pauses.pause().await;
+                let _ = self.pause(&mut pauses).await;
                 taken.retain(|it| !it.is_left());
             }
         }
@@ -310,8 +338,8 @@ impl Writer {
     /// A change by a statement alone is made once more if it fails, on another connection.
     fn unless_made_again(&self, wanted: &Wanted, lost: &Answer) -> Answer {
         match (wanted, self.connections) {
-            (Wanted::Change(_), Connections::Own) => Answer::Alone,
-            (Wanted::Change(_), Connections::Users) | (Wanted::Claim(_), _) => lost.clone(),
+            (Wanted::Change(_) | Wanted::Alone(_), Connections::Own) => Answer::Alone,
+            (Wanted::Change(_) | Wanted::Alone(_), Connections::Users) | (Wanted::Claim(_), _) => lost.clone(),
         }
     }
 
@@ -343,6 +371,15 @@ async fn change_in_place(turn: &mut Turn, change: &Change) -> Answer {
             turn.connection.close().await;
             Answer::Alone
         }
+    }
+}
+
+/// Returns what became of a change, unless it is to be made alone.
+fn changed(answer: Answer) -> Option<Result<u64, StoreError>> {
+    match answer {
+        Answer::Changed(rows) => Some(Ok(rows)),
+        Answer::Failed(error) => Some(Err(error)),
+        Answer::Alone | Answer::Busy | Answer::Claimed(_) => None,
     }
 }
 

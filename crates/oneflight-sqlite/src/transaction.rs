@@ -3,18 +3,24 @@
 //! ```text
 //! look                                 without the lock; an answer ends it here
 //! BEGIN IMMEDIATE                      the one writer, among all processes
-//!   claim                              a record in progress, whose lease is over at once
+//!   look                               under the lock: still no record
 //!   SAVEPOINT oneflight_work
 //!     the work's statements
 //!   ROLLBACK TO oneflight_work         if the work declined
 //!   RELEASE oneflight_work
-//!   complete
+//!   record                             with the result
 //! COMMIT
 //! ```
 //!
 //! Each errand to the connection's thread costs more than a statement. So all before the work is one of them, if the look has
-//! found no record, and all after it is another. The look is on the same connection, if it's this caller's turn at once. The
-//! bare transaction has as many errands but for the look.
+//! found no record, and all after it is another. The look is on the same connection, if it's this caller's turn at once; or it
+//! goes out with what begins the transaction, if the request is [probably a new one](super::guess). Then the bare transaction
+//! has as many errands.
+//!
+//! What has no record needs no claim in the transaction: nobody else can write until its end.
+//!
+//! Where connections share their cache, or may do so, tables are locked one by one, and the one of the records is locked by a
+//! claim first.
 //!
 //! A record that the look has found, past its retention or without a holder, is decided about under the lock, one statement
 //! at a time. So is what another caller has claimed since the look.
@@ -23,21 +29,22 @@
 //! goes on after SQLite ended it by itself, nothing of it is kept. The savepoint is gone then, so we know as well.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 
 use super::answers::{self, Completed};
+use super::begun::Begun;
 use super::busy::{is_plain, is_rejected_by_hook, is_violation};
+use super::claims::{self, Claims};
 use super::ending::{Commits, End, Ended};
+use super::in_doubt::{Kept, look_step_up, look_up};
 use super::manager;
-use super::queue::Rank;
-use super::records::{self, Along, Claims};
+use super::records::{self, Along};
 use super::seal::{self, open_seal};
 use super::steps;
 use super::store::{Looked, SqliteStore};
-use super::writer::{Begun, Turn, Writer};
+use super::writer::{Turn, Writer};
 use oneflight::identity::RequestIdentity;
 use oneflight::record::HolderId;
 use oneflight::store::{
@@ -56,32 +63,33 @@ impl TransactionalStore for SqliteStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let asked = Instant::now();
+        let (asked, limit, mut request) = (Instant::now(), request.patience, request);
+        let left = || limit.map(|it| it.saturating_sub(asked.elapsed()));
+        if let Some(turn) = self.guess.begin(&self.works, &request).await? {
+            return run_new(self, turn, request, work).await;
+        }
+        request.patience = left();
         let Looked {
             record,
             mut connection,
             databases,
         } = self.look_first(&request).await?;
         let is_new = record.is_none();
-        let attempt = match decide(record, &request) {
-            Decision::Unchanged(answer) => {
-                connection.give_back();
-                return Ok(ClaimOutcome::Denied(not_granted(answer)));
-            }
-            Decision::Grant { attempt, .. } => attempt,
-        };
-        let writer = &self.writer;
-        let patience = request.patience.map(|it| it.saturating_sub(asked.elapsed()));
-        let mut request = request;
+        self.guess.saw(is_new);
+        if let Decision::Unchanged(answer) = decide(record, &request) {
+            connection.give_back();
+            return Ok(ClaimOutcome::Denied(not_granted(answer)));
+        }
+        let writer = &self.works;
         request.lease = Duration::ZERO;
-        let mut turn = writer.turn_after_look(connection, &databases, patience).await?;
-        let is_at_once = is_new && writer.commits == Commits::AtOnce;
-        let (turn, attempt) = match is_at_once && writer.begin_and_claim(&mut turn, &request).await? == Begun::Yes {
-            true => (turn, attempt),
-            false => match claim_in(writer, turn, &request).await? {
-                ClaimOutcome::Granted(claimed) => claimed,
-                ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
-            },
+        let mut turn = writer.turn_after_look(connection, &databases, left()).await?;
+        let is_at_once = is_new && writer.begins_at_once();
+        if is_at_once && writer.begin_new(&mut turn, &request, true).await? == Begun::Yes {
+            return run_new(self, turn, request, work).await;
+        }
+        let (turn, attempt) = match claim_in(writer, turn, &request).await? {
+            ClaimOutcome::Granted(claimed) => claimed,
+            ClaimOutcome::Denied(denied) => return Ok(ClaimOutcome::Denied(denied)),
         };
         let of = Of::Request {
             id: request.id.clone(),
@@ -103,8 +111,8 @@ impl TransactionalStepStore for SqliteStore {
         F: Future<Output = (Ending, R)> + Send + 'static,
         R: Send + 'static,
     {
-        let writer = &self.writer;
-        let mut turn = writer.begin(Rank::Business, None).await?;
+        let writer = &self.works;
+        let mut turn = writer.begin(writer.rank_of_work(), None).await?;
         match steps::hold(&mut turn, &step.request, step.token, &writer.file).await {
             Ok(databases) if writer.commits == Commits::AtOnce && databases.has_attached() => {
                 return Err(writer.fail(turn, records::attached()).await);
@@ -126,7 +134,7 @@ async fn claim_in(
 ) -> Result<ClaimOutcome<(Turn, u32)>, StoreError> {
     writer.begin_in(&mut turn).await?;
     let claims = Claims::InTransaction(writer.commits);
-    match records::claim(&mut turn, request, claims, &writer.file).await {
+    match claims::claim(&mut turn, request, claims, &writer.file).await {
         Ok((End::Commit, ClaimOutcome::Granted(claim))) => {
             let turn = sealed(writer, turn).await?;
             Ok(ClaimOutcome::Granted((turn, claim.attempt())))
@@ -150,9 +158,32 @@ async fn sealed(writer: &Writer, mut turn: Turn) -> Result<Turn, StoreError> {
     }
 }
 
+/// Runs the work of a request that has no record, as its transaction has seen.
+async fn run_new<W, F, R>(
+    store: &SqliteStore,
+    turn: Turn,
+    request: ClaimRequest,
+    work: W,
+) -> Result<ClaimOutcome<R>, StoreError>
+where
+    W: FnOnce(OpenTransaction<SqliteConnection, ()>) -> F + Send + 'static,
+    F: Future<Output = (Ending, R)> + Send + 'static,
+    R: Send + 'static,
+{
+    let of = Of::New(request, Instant::now());
+    let value = run_within(store, turn, of, 1, work).await?;
+    Ok(ClaimOutcome::Granted(value))
+}
+
 /// What a transaction is of, and so what is recorded in it.
 enum Of {
-    Request { id: RequestIdentity, holder: HolderId },
+    /// A request without a record, and since when its transaction is open.
+    New(ClaimRequest, Instant),
+    /// One that was claimed in the transaction.
+    Request {
+        id: RequestIdentity,
+        holder: HolderId,
+    },
     Step(StepInTransaction),
 }
 
@@ -163,7 +194,7 @@ where
     F: Future<Output = (Ending, R)> + Send + 'static,
     R: Send + 'static,
 {
-    let writer = &store.writer;
+    let writer = &store.works;
     let (open, loan) = OpenTransaction::lend(turn, (), attempt);
     let (ending, value) = writer.within(work(open)).await;
     let kept = Kept::from_now(&ending);
@@ -196,7 +227,7 @@ where
     };
     match (ended, of) {
         (Ended::Committed(value) | Ended::RolledBack(value), _) => Ok(value),
-        (Ended::Unknown(value, error), Of::Request { id, holder, .. }) => {
+        (Ended::Unknown(value, error), Of::New(ClaimRequest { id, holder, .. }, _) | Of::Request { id, holder }) => {
             look_up(store, &id, holder, kept, error).await?;
             Ok(value)
         }
@@ -204,30 +235,6 @@ where
             look_step_up(store, step, error).await?;
             Ok(value)
         }
-    }
-}
-
-/// How long a record is certain to be kept, if it was committed.
-pub(super) struct Kept {
-    since: Instant,
-    at_least: Duration,
-}
-
-impl Kept {
-    pub(super) fn from_now(ending: &Ending) -> Self {
-        let retention = match ending {
-            Ending::Commit { retention, .. } | Ending::Decline { retention, .. } => *retention,
-            Ending::RollBack => Duration::MAX,
-        };
-        Self {
-            since: Instant::now(),
-            // Retentions end by another clock, which may be set.
-            at_least: retention / 2,
-        }
-    }
-
-    fn is_certain(&self) -> bool {
-        self.since.elapsed() < self.at_least
     }
 }
 
@@ -290,6 +297,10 @@ async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer
         Commits::AtOnce | Commits::AfterReaders => Along::Nothing,
     };
     let (completed, done) = match of {
+        Of::New(request, begun) => {
+            let record = records::release_and_record(along, request, begun.elapsed(), result, retention);
+            answers::put(connection, along, record).await
+        }
         Of::Request { id, holder } => {
             let record = records::release_and_complete(along, id, *holder, result, retention);
             answers::put(connection, along, record).await
@@ -321,67 +332,5 @@ async fn end(connection: &mut SqliteConnection, of: &Of, ending: &Ending, writer
         // The savepoint is gone, and the transaction with it; or the record, without which the seal rejects a commit.
         (_, Err(error)) if is_plain(&error) || is_rejected_by_hook(&error) => Err(Failed::Transaction),
         (_, Err(error)) => Err(Failed::Record(error)),
-    }
-}
-
-/// Asks the database what became of a transaction whose connection is closed.
-///
-/// It asks under the write lock, which the old transaction must have given up by then: the answer cannot change any
-/// more. The holder tells, not the token: a token that was rolled back is drawn again. A record that may be past its
-/// retention by then does not count as missing for certain.
-pub(super) async fn look_up(
-    store: &SqliteStore,
-    id: &RequestIdentity,
-    holder: HolderId,
-    kept: Kept,
-    error: sqlx::Error,
-) -> Result<(), StoreError> {
-    let (id, file) = (id.clone(), Arc::clone(&store.writer.file));
-    let looked = store
-        .writer
-        .transaction(Rank::Lease, None, move |connection| {
-            Box::pin(async move {
-                let (record, _) = records::select_within(connection, &id, &file).await?;
-                Ok((End::RollBack, record))
-            })
-        })
-        .await;
-    let record = match looked {
-        Ok(Ended::Committed(record) | Ended::RolledBack(record) | Ended::Unknown(record, _)) => record,
-        // Not the reason why it cannot be found out: of a lock that others hold, for example, it is known that nothing
-        // was done under it.
-        Err(_) => return Err(store.writer.unavailable(error)),
-    };
-    match record {
-        Some(record) if record.holder == holder => match record.result() {
-            Some(_) => Ok(()),
-            None => Err(StoreError::Corrupt {
-                what: "a transaction was committed before it had its result",
-            }),
-        },
-        _ if kept.is_certain() => Err(StoreError::rolled_back(error)),
-        _ => Err(store.writer.unavailable(error)),
-    }
-}
-
-/// The same for the transaction of a step. Its mutation is there for as long as its claim is held, so a step that is not
-/// there was not committed.
-async fn look_step_up(store: &SqliteStore, step: StepInTransaction, error: sqlx::Error) -> Result<(), StoreError> {
-    let looked = store
-        .writer
-        .transaction(Rank::Lease, None, move |connection| {
-            Box::pin(async move {
-                let recorded = steps::is_recorded(connection, &step.request, step.token, &step.id).await?;
-                Ok((End::RollBack, recorded))
-            })
-        })
-        .await;
-    match looked {
-        Ok(Ended::Committed(recorded) | Ended::RolledBack(recorded) | Ended::Unknown(recorded, _)) => match recorded {
-            Some(true) => Ok(()),
-            Some(false) => Err(StoreError::rolled_back(error)),
-            None => Err(store.writer.unavailable(error)),
-        },
-        Err(_) => Err(store.writer.unavailable(error)),
     }
 }

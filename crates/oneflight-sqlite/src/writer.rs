@@ -12,28 +12,24 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::select;
-use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::busy::{Patience, is_busy, is_constraint, is_of_the_connection, is_plain, unavailable};
-use super::ending::{Commits, End, Ended};
-use super::file::{DatabaseFile, Databases};
+use super::beside::{self, Beside};
+use super::busy::{Patience, unavailable};
+use super::ending::Commits;
+use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
+use super::handed::Handed;
 use super::lent::{Kept, Lent};
-use super::manager;
 use super::queue::{Queue, Rank};
-use super::records;
-use super::seal;
 use super::settings::Settings;
-use oneflight::store::{self, ClaimRequest, StoreError};
+use oneflight::store::{self, StoreError};
 
 /// How many times the database's deadline a place in the queue is waited for: a writer in it sees others make progress,
 /// each within the deadline.
@@ -42,7 +38,7 @@ const QUEUE_DEADLINES: u32 = 4;
 /// Whose connections a writer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Connections {
-    /// One of a pool of its own, which is made with a [seal].
+    /// One of a pool of its own, which is made with a [seal](super::seal).
     Own,
     /// Those of a pool of the user's, which do other things as well.
     Users,
@@ -60,14 +56,20 @@ pub(super) struct Writer {
     /// The turn of work that holds the queue's place.
     turn: store::Turn,
     pub(super) queue: Arc<Queue>,
+    /// What works leave for each other, if they are done on a user's pool and others write beside it.
+    pub(super) handed: Handed,
     deadline: Duration,
     pub(super) connections: Connections,
+    /// The user's pool, if this has a connection beside it.
+    beside: Option<Beside>,
     pub(super) gathered: Arc<Gathered>,
     /// The thread that does what was gathered has none.
     pub(super) in_use: Option<Arc<InUse>>,
     pub(super) commits: Commits,
     pub(super) file: Arc<DatabaseFile>,
     pub(super) settings: Settings,
+    /// Whether tables are locked one by one, and the lock of the records is to be had before the work runs.
+    claims_first: bool,
     /// Whether work has had the connection, and may have changed its settings.
     is_changed: Arc<AtomicBool>,
     #[cfg(test)]
@@ -89,16 +91,52 @@ impl Writer {
             kept: Kept::default(),
             turn: store::Turn::new(),
             queue: Arc::default(),
+            handed: Handed::default(),
             deadline,
             connections,
+            beside: None,
             in_use: Some(Arc::new(InUse(Arc::clone(&gathered)))),
             gathered,
             commits,
             file: Arc::new(file),
             settings,
+            claims_first: false,
             is_changed: Arc::default(),
             #[cfg(test)]
             faults: Arc::default(),
+        }
+    }
+
+    /// Has what has no record claimed before its work all the same.
+    pub(super) fn claiming_first(mut self) -> Self {
+        self.claims_first = true;
+        self
+    }
+
+    /// Returns whether the transaction of what has no record is begun without a claim: once begun, it can be committed.
+    pub(super) fn begins_at_once(&self) -> bool {
+        self.commits == Commits::AtOnce && !self.claims_first
+    }
+
+    /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.
+    pub(super) fn beside(mut self, beside: Beside, connection: Lent) -> Self {
+        beside.close_along(&self.kept, &self.pool, &self.gathered);
+        self.beside = Some(beside);
+        self.kept.keep(connection);
+        self.is_changed.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// Returns the same writer, with the same queue, on connections of the user's pool, for which these settings are.
+    pub(super) fn on(&self, pool: SqlitePool, settings: Settings) -> Self {
+        Self {
+            pool,
+            settings,
+            kept: Kept::default(),
+            connections: Connections::Users,
+            // What work sets there does not concern the connection of this one.
+            is_changed: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -108,16 +146,16 @@ impl Writer {
     }
 
     pub(super) async fn close(&self) {
-        if let Some(mut connection) = self.kept.close() {
-            connection.close().await;
-        }
-        // It waits for the connection of what is under way, whose caller may not be polled.
-        select(pin!(self.pool.close()), pin!(self.gathered.see_to_it())).await;
+        beside::close(Some(&self.kept), &self.pool, &self.gathered).await;
     }
 
     /// Waits for this caller's turn, then for a connection. A caller that waits for a turn holds no connection. The
     /// limit, if any, is for all waits together: for the turn, for a connection and for the database's lock.
     pub(super) async fn turn(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
+        if rank == Rank::Work {
+            // Boxed, so that the futures of a user's handler are nested no deeper.
+            return Box::pin(self.turn_of_work(limit)).await;
+        }
         let queueing = self.queueing(limit);
         let place = timeout(queueing.remaining(), self.wait_for(self.enter(rank)))
             .await
@@ -126,6 +164,15 @@ impl Writer {
         self.file.still_there()?;
         let connection = self.lend(&patience).await?;
         Ok(self.turn_on(connection, place, patience))
+    }
+
+    /// Returns the rank of a transaction of work. Where others write without a connection of the pool, the pool is not to be
+    /// waited for in their turn.
+    pub(super) fn rank_of_work(&self) -> Rank {
+        match (self.connections, &self.beside) {
+            (Connections::Users, Some(_)) => Rank::Work,
+            (Connections::Own, _) | (Connections::Users, None) => Rank::Business,
+        }
     }
 
     /// How long a turn is waited for.
@@ -148,10 +195,28 @@ impl Writer {
 
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
-        match self.connections {
-            Connections::Own => self.kept.take_or_by(&self.pool, patience).await,
+        let lent = match self.connections {
+            Connections::Own => match self.kept.take() {
+                Some(kept) => Ok(kept),
+                None => {
+                    if let Some(beside) = &self.beside {
+                        beside.follow(&self.pool, &self.file);
+                        self.is_changed.store(true, Ordering::SeqCst);
+                    }
+                    self.kept.by(&self.pool, patience).await
+                }
+            },
             Connections::Users => Lent::by(&self.pool, patience).await,
-        }
+        };
+        #[cfg(test)]
+        let lent = match lent {
+            Ok(mut lent) => {
+                self.faults.limit(&mut lent).await;
+                Ok(lent)
+            }
+            Err(error) => Err(error),
+        };
+        lent
     }
 
     /// Takes the connection of a turn, if it can be had at once.
@@ -168,35 +233,8 @@ impl Writer {
             connection,
             is_known: false,
             patience,
-            _place: place,
+            place: Some(place),
         }
-    }
-
-    /// Returns a turn of business as [`turn`](Self::turn) does: on the connection that the caller has looked at its
-    /// record with, if the turn is to be had at once. A caller that waits for a turn gives that back before.
-    pub(super) async fn turn_after_look(
-        &self,
-        mut lent: Lent,
-        databases: &Databases,
-        limit: Option<Duration>,
-    ) -> Result<Turn, StoreError> {
-        let place = match self.connections {
-            Connections::Own => None,
-            Connections::Users => self.queue.try_enter(Rank::Business),
-        };
-        let turn = match place {
-            Some(place) => self.file.still_there().map(|()| Turn {
-                connection: lent,
-                is_known: !databases.has_attached(),
-                patience: Patience::new(self.deadline.min(limit.unwrap_or(Duration::MAX))),
-                _place: place,
-            }),
-            None => {
-                lent.give_back();
-                self.turn(Rank::Business, limit).await
-            }
-        };
-        turn.map_err(|error| self.file.named(error))
     }
 
     /// Runs work that has the turn, so that its wish for another one is noticed.
@@ -222,176 +260,32 @@ impl Writer {
         }
     }
 
-    /// Closes the connection of a turn, and waits for another.
+    /// Pauses while another connection has the database's lock. If that takes long, it may be one of the user's pool on
+    /// which something was left.
+    pub(super) async fn pause(&self, patience: &mut Patience) -> Result<(), StoreError> {
+        patience.pause().await?;
+        if let Some(beside) = &self.beside
+            && patience.is_time_to_look()
+        {
+            beside.look_for_what_was_left(patience).await;
+        }
+        Ok(())
+    }
+
+    /// Closes the connection of a turn in which nothing is begun, and waits for another. The pool of the user's is not waited for
+    /// in the turn of others: it is given up, and another one had.
     pub(super) async fn replace(&self, turn: &mut Turn) -> Result<(), StoreError> {
         turn.connection.close().await;
         turn.is_known = false;
-        turn.connection = self.lend(&turn.patience).await?;
+        if self.rank_of_work() != Rank::Work {
+            turn.connection = self.lend(&turn.patience).await?;
+        } else if let Some(connection) = self.lend_idle().await {
+            turn.connection = connection;
+        } else {
+            drop(turn.place.take());
+            *turn = self.turn(Rank::Work, Some(turn.patience.remaining())).await?;
+        }
         Ok(())
-    }
-}
-
-/// What a transaction begins with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seal {
-    /// Nothing that the [seal] is needed for.
-    Aside,
-    Closed,
-}
-
-/// Whether a transaction was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begun {
-    Yes,
-    /// A constraint rejected what it begins with, and rolled it back.
-    No,
-}
-
-/// The future of the body of a transaction.
-pub(super) type Body<'t, R> = Pin<Box<dyn Future<Output = Result<(End, R), StoreError>> + Send + 't>>;
-
-impl Writer {
-    /// Runs a body between `BEGIN IMMEDIATE` and the end that it wants. If the body fails, its transaction is rolled
-    /// back.
-    pub(super) async fn transaction<R>(
-        &self,
-        rank: Rank,
-        limit: Option<Duration>,
-        body: impl for<'t> FnOnce(&'t mut SqliteConnection) -> Body<'t, R> + Send,
-    ) -> Result<Ended<R>, StoreError> {
-        let mut turn = self.begin(rank, limit).await?;
-        match body(&mut turn).await {
-            Ok((end, value)) => Ok(self.end(turn, end, value).await),
-            Err(error) => Err(self.fail(turn, error).await),
-        }
-    }
-
-    /// Waits for a turn, and begins a transaction in it. A turn that is dropped has its transaction rolled back.
-    pub(super) async fn begin(&self, rank: Rank, limit: Option<Duration>) -> Result<Turn, StoreError> {
-        let begun = async {
-            let mut turn = self.turn(rank, limit).await?;
-            self.begin_within(&mut turn, Seal::Aside, |_| self.settings.and_begin())
-                .await?;
-            Ok(turn)
-        };
-        begun.await.map_err(|error| self.file.named(error))
-    }
-
-    /// Begins a transaction in a turn.
-    pub(super) async fn begin_in(&self, turn: &mut Turn) -> Result<(), StoreError> {
-        let begun = self
-            .begin_within(turn, Seal::Aside, |_| self.settings.and_begin())
-            .await;
-        begun.map(drop).map_err(|error| self.file.named(error))
-    }
-
-    /// Begins a transaction in a turn, claims in it what has no record, closes the seal, and sets the savepoint of the
-    /// work, all in one errand. If it cannot be claimed like this, nothing is begun.
-    pub(super) async fn begin_and_claim(&self, turn: &mut Turn, request: &ClaimRequest) -> Result<Begun, StoreError> {
-        let statements = |turn: &Turn| {
-            let file = (!turn.is_known).then_some(&*self.file);
-            self.settings.and_claim(&records::claim_new(request, file))
-        };
-        let begun = self.begin_within(turn, Seal::Closed, statements).await;
-        begun.map_err(|error| self.file.named(error))
-    }
-
-    async fn begin_within(
-        &self,
-        turn: &mut Turn,
-        seal: Seal,
-        statements: impl Fn(&Turn) -> SqlStr,
-    ) -> Result<Begun, StoreError> {
-        let (mut unusable, mut has_seal) = (0, seal == Seal::Aside);
-        loop {
-            let begin = statements(turn);
-            let error = match manager::begin(turn, begin).await {
-                Ok(()) => return Ok(Begun::Yes),
-                Err(error) => error,
-            };
-            if is_busy(&error) {
-                turn.patience.pause().await?;
-            } else if seal == Seal::Closed && is_constraint(&error) {
-                return Ok(Begun::No);
-            } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
-                has_seal = true;
-            } else if is_of_the_connection(&error) && unusable < self.pool.options().get_max_connections() {
-                // Most likely one on which a transaction was left open, or which may only read.
-                unusable += 1;
-                has_seal = seal == Seal::Aside;
-                self.replace(turn).await?;
-            } else {
-                return Err(unavailable(error));
-            }
-        }
-    }
-
-    /// Ends the turn of a transaction that was committed in an errand of the caller's, which begins another one: `sqlx`
-    /// needs one to end, for what it counts as open.
-    pub(super) fn end_committed(&self, mut turn: Turn) {
-        // Nothing waits for it. It is done before the connection's next use, and what is open holds no lock.
-        manager::start_rollback(&mut turn);
-        turn.connection.give_back();
-    }
-
-    /// Ends the transaction of a turn, and the turn.
-    pub(super) async fn end<R>(&self, mut turn: Turn, end: End, value: R) -> Ended<R> {
-        let rolled_back = match end {
-            End::Commit => {
-                return match self.commit(&mut turn).await {
-                    Ok(()) => {
-                        turn.connection.give_back_if_idle().await;
-                        Ended::Committed(value)
-                    }
-                    Err(error) => {
-                        turn.connection.close().await;
-                        Ended::Unknown(value, error)
-                    }
-                };
-            }
-            End::Close => false,
-            End::RollBack => manager::rollback(&mut turn).await.is_ok(),
-        };
-        match rolled_back {
-            true => turn.connection.give_back_if_idle().await,
-            false => turn.connection.close().await,
-        }
-        Ended::RolledBack(value)
-    }
-
-    /// Rolls the transaction of a turn back for an error, and ends the turn. Returns the error as the user of the store
-    /// gets it.
-    pub(super) async fn fail(&self, turn: Turn, error: StoreError) -> StoreError {
-        let (Ended::Committed(error) | Ended::RolledBack(error) | Ended::Unknown(error, _)) =
-            self.end(turn, End::RollBack, error).await;
-        self.file.named(error)
-    }
-
-    async fn commit(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        let committed = match self.commits {
-            Commits::AtOnce => manager::commit(connection).await,
-            Commits::AfterReaders => {
-                self.commit_patiently(connection).await?;
-                // What `sqlx` counts as open is over. It needs one to end.
-                sqlx::query("BEGIN").execute(&mut *connection).await?;
-                manager::rollback(connection).await
-            }
-        };
-        #[cfg(test)]
-        let committed = self.faults.after_commit(committed);
-        committed
-    }
-
-    /// Commits, and tries again while the database is busy: the transaction is still open then.
-    async fn commit_patiently(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        let mut patience = Patience::new(self.deadline);
-        loop {
-            match sqlx::query("COMMIT").execute(&mut *connection).await {
-                Ok(_) => return Ok(()),
-                Err(error) if is_busy(&error) => patience.pause().await.map_err(|_| error)?,
-                Err(error) => return Err(error),
-            }
-        }
     }
 }
 
@@ -399,9 +293,10 @@ impl Writer {
 pub(super) struct Turn {
     pub(super) connection: Lent,
     /// Whether it was seen that the connection has the store's file, and no other.
-    is_known: bool,
+    pub(super) is_known: bool,
     pub(super) patience: Patience,
-    _place: Place,
+    /// `None` while the turn is given up for another one.
+    place: Option<Place>,
 }
 
 impl Deref for Turn {

@@ -273,8 +273,11 @@ async fn all_before_the_work_is_one_errand_and_all_after_it_another() {
     tracing::subscriber::set_global_default(lines.subscriber()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let own = SqliteStore::open(folder.path().join("own.db")).await.unwrap();
+    // One always lies idle, and is had at once: the last one may still be on its way back, and a guess waits for none.
     let pool = SqlitePoolOptions::new()
-        .max_connections(1)
+        .min_connections(20)
+        .max_connections(20)
+        .test_before_acquire(false)
         .connect_with(
             SqliteConnectOptions::new()
                 .filename(folder.path().join("theirs.db"))
@@ -290,13 +293,16 @@ async fn all_before_the_work_is_one_errand_and_all_after_it_another() {
             .await
             .unwrap();
         let idem = Idempotency::builder(store).build();
-        // What begins a transaction is not told of. So there are a look, the work, and what ends it.
-        let expected = [
+        // What begins a transaction is not told of. So there are a look, the work, and what ends it. After eight new
+        // ones in a row, the look goes out with what begins the transaction.
+        let all = [
             "BEGIN; SELECT fingerprint, token",
             "INSERT INTO orders",
             "RELEASE oneflight_work;",
         ];
-        for round in 0..3 {
+        // Each connection comes again.
+        for round in 0..50 {
+            let expected = if round < 8 { &all[..] } else { &all[1..] };
             let counted = format!("{whose}-{round}");
             let call = idem.run_in_tx(id(&counted), |mut tx| async move {
                 sqlx::query(INSERT).execute(&mut *tx).await?;
@@ -306,6 +312,26 @@ async fn all_before_the_work_is_one_errand_and_all_after_it_another() {
             assert_eq!(reply.origin(), Origin::Executed);
             let told = lines.with(&format!("counted=\"{counted}\""));
             let is_errand = |line: &&String| line.contains("sqlx::query") && !line.contains("PRAGMA foreign_keys");
+            let statements: Vec<_> = told.iter().filter(is_errand).collect();
+            assert_eq!(statements.len(), expected.len(), "{counted}: {statements:#?}");
+            for (statement, expected) in statements.iter().zip(expected) {
+                assert!(statement.contains(expected), "{counted}: {statement}");
+            }
+        }
+        // A claim and a result are one errand each, on a pool of the user's too.
+        let expected = [
+            "BEGIN; SELECT fingerprint, token",
+            "BEGIN IMMEDIATE; INSERT INTO",
+            "UPDATE main.oneflight_records SET state",
+        ];
+        for round in 0..3 {
+            let counted = format!("{whose}-run-{round}");
+            let call = idem.run(id(&counted), |_| async { 1 });
+            let reply = call.instrument(tracing::info_span!("counting", counted)).await.unwrap();
+            assert_eq!(reply.origin(), Origin::Executed);
+            let told = lines.with(&format!("counted=\"{counted}\""));
+            // Those that set the connection come once, and again after each transaction of work on it.
+            let is_errand = |line: &&String| line.contains("sqlx::query") && !line.contains("PRAGMA ");
             let statements: Vec<_> = told.iter().filter(is_errand).collect();
             assert_eq!(statements.len(), expected.len(), "{counted}: {statements:#?}");
             for (statement, expected) in statements.iter().zip(expected) {

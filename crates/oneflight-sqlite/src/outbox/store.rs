@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, query};
 
+use super::super::begun::Body;
 use super::super::busy::{is_busy, unavailable};
 use super::super::ending::{End, Ended};
 use super::super::queue::Rank;
 use super::super::store::SqliteStore;
-use super::super::writer::Body;
 use super::changes;
 use super::rows::{self, NOW, get, list, message, millis};
 use oneflight::store::StoreError;

@@ -7,14 +7,14 @@ use futures::future::join_all;
 use super::super::SqliteStore;
 use super::super::queue::Rank;
 use super::id;
-use super::together::{MINUTE, SOON, Shop, end, granted, result};
+use super::shop::{LONG, MINUTE, SOON, Shop, end, granted, result};
 use oneflight::idempotency::Idempotency;
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimRequest, Store, StoreError};
 
 #[tokio::test]
 async fn a_row_that_is_rejected_fails_alone() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         for (event, is_bad) in [("INSERT", "NEW.key = 'bad'"), ("UPDATE", "NEW.key = 'bad too'")] {
             let trigger = format!(
                 "CREATE TRIGGER bad_{event} BEFORE {event} ON oneflight_records WHEN {is_bad}
@@ -45,7 +45,7 @@ async fn a_row_that_is_rejected_fails_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_waits_for_the_lock_as_long_as_it_said() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
         let mut locks = elsewhere.pool().acquire().await.unwrap();
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
@@ -70,26 +70,27 @@ async fn each_waits_for_the_lock_as_long_as_it_said() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_of_the_user_are_as_they_were_when_all_have_left() {
-    let shop = Shop::lent().await;
-    let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
-    let mut locks = elsewhere.pool().acquire().await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
-    let turn = shop.turn().await;
-    let request = ClaimRequest::new(&id("soon"), MINUTE).patience(SOON);
-    let mut claims = vec![Box::pin(shop.store.claim(request))];
-    shop.lined_up(Rank::Business, 1, &mut claims).await;
-    end(turn);
-    shop.taken(Rank::Business, &mut claims).await;
-    let busy = claims.remove(0).await;
-    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
-    end(shop.turn().await);
-    let mut connections = Vec::new();
-    for _ in 0..3 {
-        let mut connection = shop.store.pool().acquire().await.unwrap();
-        let timeout = sqlx::query_scalar("PRAGMA busy_timeout");
-        let timeout: i64 = timeout.fetch_one(&mut *connection).await.unwrap();
-        assert_eq!(timeout, 5_000);
-        connections.push(connection);
+    for shop in [Shop::lent().await, Shop::on_the_pool_alone(LONG).await] {
+        let elsewhere = SqliteStore::open(shop.folder.path().join("shop.db")).await.unwrap();
+        let mut locks = elsewhere.pool().acquire().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *locks).await.unwrap();
+        let turn = shop.turn().await;
+        let request = ClaimRequest::new(&id("soon"), MINUTE).patience(SOON);
+        let mut claims = vec![Box::pin(shop.store.claim(request))];
+        shop.lined_up(Rank::Business, 1, &mut claims).await;
+        end(turn);
+        shop.taken(Rank::Business, &mut claims).await;
+        let busy = claims.remove(0).await;
+        assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
+        end(shop.turn().await);
+        let mut connections = Vec::new();
+        for _ in 0..3 {
+            let mut connection = shop.store.pool().acquire().await.unwrap();
+            let timeout = sqlx::query_scalar("PRAGMA busy_timeout");
+            let timeout: i64 = timeout.fetch_one(&mut *connection).await.unwrap();
+            assert_eq!(timeout, 5_000);
+            connections.push(connection);
+        }
     }
 }
 
@@ -133,7 +134,7 @@ async fn a_lost_answer_to_the_commit_of_many_is_told_to_each() {
 /// A constraint that is looked at when the transaction is committed.
 #[tokio::test]
 async fn what_is_rejected_at_the_commit_fails_alone() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         shop.run(
             "CREATE TABLE notes (token INTEGER REFERENCES oneflight_records (token) DEFERRABLE INITIALLY DEFERRED)",
         )
@@ -158,7 +159,7 @@ async fn what_is_rejected_at_the_commit_fails_alone() {
 /// All of them waited for one, for as long as each would have alone.
 #[tokio::test]
 async fn without_a_connection_many_wait_once() {
-    let shop = Shop::lent_within(SOON).await;
+    let shop = Shop::on_the_pool_alone(SOON).await;
     let place = shop.store.writer.enter(Rank::Lease).await;
     let keys: Vec<_> = (0..8).map(|n| format!("{n}")).collect();
     let mut claims: Vec<_> = keys.iter().map(|key| Box::pin(shop.claim(key))).collect();
@@ -175,7 +176,7 @@ async fn without_a_connection_many_wait_once() {
 
 #[tokio::test]
 async fn without_its_file_each_is_told_so() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let place = shop.store.writer.enter(Rank::Lease).await;
         let keys: Vec<_> = (0..8).map(|n| format!("{n}")).collect();
         let mut claims: Vec<_> = keys.iter().map(|key| Box::pin(shop.claim(key))).collect();

@@ -1,14 +1,10 @@
 //! Claims and changes that are wanted at the same time: one commit, an answer each, and nobody holds the others up.
 
-use std::future::Future;
-use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{FutureExt, join_all, poll_immediate};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -16,129 +12,15 @@ use tokio::task::JoinSet;
 use super::super::SqliteStore;
 use super::super::change::Change;
 use super::super::queue::Rank;
-use super::super::writer::Turn;
 use super::id;
+use super::shop::{LONG, MINUTE, Shop, end, granted, result};
 use oneflight::idempotency::Idempotency;
 use oneflight::record::{CodecId, FencingToken, RecordedResult, Verdict};
 use oneflight::store::{Claim, ClaimOutcome, ClaimRequest, Denied, Store, StoreError};
 
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
-/// What nothing here takes, however busy the machine is.
-pub(super) const LONG: Duration = Duration::from_secs(50);
-
-/// For how long a caller waits that is to give up.
-pub(super) const SOON: Duration = Duration::from_secs(2);
-
-pub(super) struct Shop {
-    pub(super) folder: TempDir,
-    pub(super) store: SqliteStore,
-}
-
-impl Shop {
-    pub(super) async fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SqliteStore::options().busy_deadline(LONG);
-        let store = options.open(folder.path().join("shop.db")).await.unwrap();
-        Self { folder, store }
-    }
-
-    /// On a pool of the user's.
-    pub(super) async fn lent() -> Self {
-        Self::lent_within(LONG).await
-    }
-
-    pub(super) async fn lent_within(deadline: Duration) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SqliteConnectOptions::new()
-            .filename(folder.path().join("shop.db"))
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal);
-        let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await;
-        let options = SqliteStore::options().busy_deadline(deadline);
-        let store = options.from_pool(pool.unwrap()).await.unwrap();
-        Self { folder, store }
-    }
-
-    pub(super) async fn both() -> [Self; 2] {
-        [Self::open().await, Self::lent().await]
-    }
-
-    /// The number of commits that the log of the file has. It begins anew only after many more than there are in a test.
-    pub(super) fn commits(&self) -> usize {
-        commits(&self.folder.path().join("shop.db-wal"))
-    }
-
-    pub(super) async fn turn(&self) -> Turn {
-        self.store.writer.turn(Rank::Business, None).await.unwrap()
-    }
-
-    pub(super) async fn claim(&self, key: &str) -> Result<ClaimOutcome, StoreError> {
-        self.store.claim(ClaimRequest::new(&id(key), MINUTE)).await
-    }
-
-    pub(super) async fn granted(&self, key: &str) -> Claim {
-        granted(self.claim(key).await)
-    }
-
-    /// Polls futures until so many of them wait in line.
-    pub(super) async fn lined_up<F: Future>(&self, rank: Rank, many: usize, futures: &mut [Pin<Box<F>>]) {
-        let begun = Instant::now();
-        while self.waiting(rank) < many {
-            assert!(begun.elapsed() < LONG, "{} of {many} wait in line", self.waiting(rank));
-            for future in &mut *futures {
-                assert!(poll_immediate(future).await.is_none(), "it did not wait");
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Waits until all that wait in line were taken, which they were before they have an answer.
-    pub(super) async fn taken<F: Future>(&self, rank: Rank, futures: &mut [Pin<Box<F>>]) {
-        while self.waiting(rank) > 0 {
-            for future in &mut *futures {
-                assert!(poll_immediate(future).await.is_none(), "it was not taken");
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    pub(super) fn waiting(&self, rank: Rank) -> usize {
-        self.store.writer.gathered.line(rank).len()
-    }
-
-    pub(super) async fn run(&self, sql: &'static str) {
-        sqlx::raw_sql(sql).execute(self.store.pool()).await.unwrap();
-    }
-}
-
-pub(super) fn end(mut turn: Turn) {
-    turn.connection.give_back();
-}
-
-pub(super) fn granted(outcome: Result<ClaimOutcome, StoreError>) -> Claim {
-    match outcome {
-        Ok(ClaimOutcome::Granted(claim)) => claim,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
-pub(super) fn result() -> RecordedResult {
-    RecordedResult::value(Verdict::Performed, CodecId::Json, b"1")
-}
-
-/// Counts the frames of a log that end a commit: <https://www.sqlite.org/fileformat2.html#walformat>.
-fn commits(log: &Path) -> usize {
-    let log = std::fs::read(log).unwrap();
-    let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap()) as usize;
-    let (page, salt) = (number(8), &log[16..24]);
-    let frames = log[32..].chunks_exact(24 + page);
-    let current = frames.take_while(|frame| frame[8..16] == *salt);
-    current.filter(|frame| frame[4..8] != [0; 4]).count()
-}
-
 #[tokio::test]
 async fn claims_of_different_keys_are_one_commit_and_so_are_their_results() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let before = shop.commits();
         let keys: Vec<_> = (0..64).map(|n| format!("it's {n}")).collect();
@@ -171,7 +53,7 @@ async fn claims_of_different_keys_are_one_commit_and_so_are_their_results() {
 
 #[tokio::test]
 async fn each_has_its_own_answer() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let mut held = Vec::new();
         for key in ["renewed", "ended", "released", "completed", "other"] {
             held.push(shop.granted(key).await);
@@ -251,7 +133,7 @@ async fn many_renewals_are_a_handful_of_commits() {
 
 #[tokio::test]
 async fn claims_of_one_key_are_decided_one_after_the_other() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let mut claims: Vec<_> = (0..8).map(|_| Box::pin(shop.claim("one"))).collect();
         shop.lined_up(Rank::Business, 8, &mut claims).await;
@@ -289,7 +171,7 @@ async fn what_was_claimed_by_another_process_meanwhile_is_seen() {
 /// Neither callers that go away nor such as are kept and not polled change anything for the others.
 #[tokio::test]
 async fn a_caller_that_is_dropped_or_not_polled_changes_nothing_for_the_others() {
-    for shop in Shop::both().await {
+    for shop in Shop::each().await {
         let turn = shop.turn().await;
         let keys: Vec<_> = (0..12).map(|n| format!("{n}")).collect();
         let mut claims: Vec<_> = keys.iter().map(|key| Box::pin(shop.claim(key))).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{poll_fn, poll_immediate};
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use super::super::gathered::{Answer, Gathered, Wanted};
 use super::super::queue::{Queue, Rank};
 use super::id;
 use oneflight::record::FencingToken;
+use oneflight::store::StoreError;
 
 /// What nothing here takes, however busy the machine is.
 const LONG: Duration = Duration::from_secs(50);
@@ -154,4 +155,29 @@ fn nobody_is_woken_under_the_lock_of_the_line() {
         assert!(looks.wakes.load(Ordering::SeqCst) - before > 3);
     }
     assert_eq!(looks.locked.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_goes_alone_is_taken_by_itself_and_finds_out_by_itself() {
+    let gathered = Gathered::default();
+    let line = gathered.line(Rank::Lease);
+    let release = |number| {
+        let (id, token) = (id("one"), FencingToken::new(number));
+        Arc::new(Change::Release { id, token })
+    };
+    let join = || {
+        let [first, second, fourth] = [1, 2, 4].map(|number| Wanted::Change(release(number)));
+        [first, second, Wanted::Alone(release(3)), fourth].map(|wanted| line.join(wanted, None, None))
+    };
+    let askers = join();
+    assert_eq!([(); 4].map(|()| line.take().len()), [2, 1, 1, 0]);
+    drop(askers);
+    let mut askers = join();
+    line.fail_one(Instant::now(), &StoreError::NoConnection);
+    let mut told = askers.iter_mut().map(|it| it.answered.try_recv());
+    assert!(matches!(told.next(), Some(Ok(Answer::Failed(_)))));
+    assert!(matches!(told.next(), Some(Ok(Answer::Alone))));
+    assert!(matches!(told.next(), Some(Err(_))));
+    assert!(matches!(told.next(), Some(Ok(Answer::Alone))));
+    assert!(askers[2].leave());
 }

@@ -11,7 +11,8 @@ use oneflight::identity::{RequestIdentity, Scope};
 use oneflight::record::{CodecId, RecordedResult, Verdict};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store, StoreError};
 use oneflight_sqlite::SqliteStore;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqlitePool};
 use tempfile::TempDir;
 
@@ -68,10 +69,17 @@ impl Shop {
     async fn leave(&self, statements: &'static str) {
         let mut connections = Vec::new();
         for _ in 0..self.pool.options().get_max_connections() {
-            let mut connection = self.pool.acquire().await.unwrap();
+            let mut connection = self.in_no_transaction().await;
             sqlx::raw_sql(statements).execute(&mut *connection).await.unwrap();
             connections.push(connection);
         }
+    }
+
+    /// Takes a connection of the pool. The store may have had no use for it since it was left in a transaction.
+    async fn in_no_transaction(&self) -> PoolConnection<Sqlite> {
+        let mut connection = self.pool.acquire().await.unwrap();
+        let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
+        connection
     }
 
     /// Does one of everything, and looks from another process whether it was done.
@@ -109,7 +117,7 @@ async fn a_transaction_left_open_on_every_connection_is_not_written_in() {
         shop.check(left).await;
     }
     // One that `sqlx` knows of.
-    let mut connection = shop.pool.acquire().await.unwrap();
+    let mut connection = shop.in_no_transaction().await;
     std::mem::forget(connection.begin().await.unwrap());
     drop(connection);
     shop.check("forgotten").await;

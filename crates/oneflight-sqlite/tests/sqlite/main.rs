@@ -6,6 +6,7 @@ mod lines;
 #[path = "../../../../tests/common/recorder.rs"]
 mod recorder;
 
+mod beside;
 mod cancel;
 mod codec;
 mod codecs;
