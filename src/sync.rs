@@ -5,10 +5,20 @@
 //! `--cfg oneflight_shuttle`. So models and random schedules explore the code that ships. The cfgs have names of their own,
 //! because `--cfg loom` would also switch dependencies over (tokio among them), which must stay as they are.
 
+mod bounds;
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
+mod workers;
+
+pub(crate) use self::bounds::{deepest, few, first_round, round, together};
+#[cfg(oneflight_loom)]
+pub use self::bounds::{nest_at_most, wake_in_rounds_of};
+
 use std::sync::atomic::Ordering;
 
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 pub(crate) use self::shipped::*;
+#[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
+pub(crate) use self::workers::{current_runtime, drives_itself, number_of, own_runtime, spawn_for_any_worker};
 
 #[cfg(oneflight_shuttle)]
 pub(crate) use self::scheduled::*;
@@ -16,7 +26,7 @@ pub(crate) use self::scheduled::*;
 #[cfg(oneflight_loom)]
 pub(crate) use self::modelled::*;
 #[cfg(oneflight_loom)]
-pub use self::modelled::{Runtime, join_tasks, spawn_onto};
+pub use self::modelled::{Runtime, join_tasks, run_as_worker, spawn_onto};
 #[cfg(oneflight_shuttle)]
 pub use self::scheduled::drop_left_tasks;
 
@@ -71,17 +81,6 @@ mod shipped {
 
     /// A handle of a runtime that work can be spawned on.
     pub(crate) type Handle = tokio::runtime::Handle;
-
-    /// Returns the runtime of the current context, if there is one.
-    pub(crate) fn current_runtime() -> Option<Handle> {
-        Handle::try_current().ok()
-    }
-
-    /// Returns whether the runtime has threads of its own that run its tasks. Other runtimes run tasks only while a thread is
-    /// inside their `block_on`.
-    pub(crate) fn drives_itself(runtime: &Handle) -> bool {
-        runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
-    }
 }
 
 /// Declares the checker's mutex, without poisoning, as `parking_lot`'s is.
@@ -145,6 +144,8 @@ mod modelled {
             /// The number of polls.
             polls: usize,
         },
+        /// It is kept, although callers may rely on it: all threads of its runtime are blocked.
+        Blocked,
     }
 
     std::thread_local! {
@@ -173,10 +174,14 @@ mod modelled {
 
     impl Handle {
         pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
-            let Runtime::Left { polls } = RUNTIME.get() else {
-                let thread = loom::thread::spawn(move || loom::future::block_on(task));
-                TASKS.lock().0.push(thread);
-                return;
+            let polls = match RUNTIME.get() {
+                Runtime::Left { polls } => polls,
+                Runtime::Blocked => 0,
+                Runtime::Steady | Runtime::Driven => {
+                    let thread = loom::thread::spawn(move || loom::future::block_on(task));
+                    TASKS.lock().0.push(thread);
+                    return;
+                }
             };
             let mut task: Task = Box::pin(task);
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -194,7 +199,25 @@ mod modelled {
     pub(crate) struct Entered<'a>(#[allow(dead_code, reason = "borrows, as the shipped one does")] &'a Handle);
 
     pub(crate) fn drives_itself(_runtime: &Handle) -> bool {
-        RUNTIME.get() == Runtime::Steady
+        matches!(RUNTIME.get(), Runtime::Steady | Runtime::Blocked)
+    }
+
+    /// Returns 1 for the runtime of a model's tasks, if it drives itself.
+    pub(crate) fn number_of(runtime: &Handle, _most: u32) -> u32 {
+        drives_itself(runtime).into()
+    }
+
+    per_thread! {
+        static IS_WORKER: std::cell::Cell<bool> = std::cell::Cell::new(false);
+    }
+
+    /// Sets whether this thread of a model counts as a worker of the runtime of the model's tasks.
+    pub fn run_as_worker(is: bool) {
+        IS_WORKER.with(|is_worker| is_worker.set(is));
+    }
+
+    pub(crate) fn own_runtime(_most: u32) -> u32 {
+        IS_WORKER.with(std::cell::Cell::get).into()
     }
 
     /// Drops the tasks that were left in this execution of a model, and waits for the others.
@@ -325,6 +348,19 @@ mod scheduled {
         runtime.0 == 0
     }
 
+    pub(crate) fn number_of(runtime: &Handle, _most: u32) -> u32 {
+        drives_itself(runtime).into()
+    }
+
+    per_thread! {
+        static IS_WORKER: bool = shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng()) % 8 > 0;
+    }
+
+    /// A thread is a worker of the steady runtime or not, by chance.
+    pub(crate) fn own_runtime(_most: u32) -> u32 {
+        IS_WORKER.with(|is_worker| u32::from(*is_worker))
+    }
+
     /// Drops the tasks of the runtime that stands still, as the end of a runtime does.
     pub fn drop_left_tasks() {
         let left = std::mem::take(&mut *LEFT.lock());
@@ -335,6 +371,11 @@ mod scheduled {
         let any = shuttle::rand::RngCore::next_u32(&mut shuttle::rand::thread_rng());
         Some(Handle((any % 4) as u8))
     }
+}
+
+#[cfg(any(oneflight_loom, oneflight_shuttle))]
+pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    runtime.spawn(task);
 }
 
 /// Reads an atomic.
@@ -384,49 +425,4 @@ pub(crate) fn estimate(number: &AtomicU32) -> u32 {
 #[cfg(oneflight_loom)]
 pub(crate) fn estimate(_number: &AtomicU32) -> u32 {
     1
-}
-
-/// Returns the number of callers that are woken in a row before other tasks get a turn: some ten microseconds' worth.
-#[cfg(not(oneflight_loom))]
-pub(crate) const fn round() -> usize {
-    512
-}
-
-#[cfg(oneflight_loom)]
-std::thread_local! {
-    static ROUND: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn round() -> usize {
-    ROUND.get()
-}
-
-/// Sets the number of callers that are woken in a row in the models of this thread.
-#[cfg(oneflight_loom)]
-pub fn wake_in_rounds_of(callers: usize) {
-    ROUND.set(callers);
-}
-
-/// Returns how deep polls of work may stand one inside the other on one stack, and likewise wake-ups and ends of flights. It is
-/// much deeper than calls are nested by design, and takes little enough of a stack of two megabytes.
-#[cfg(not(oneflight_loom))]
-pub(crate) const fn deepest() -> u32 {
-    16
-}
-
-#[cfg(oneflight_loom)]
-std::thread_local! {
-    static DEEPEST: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
-}
-
-#[cfg(oneflight_loom)]
-pub(crate) fn deepest() -> u32 {
-    DEEPEST.get()
-}
-
-/// Sets this depth in the models of this thread.
-#[cfg(oneflight_loom)]
-pub fn nest_at_most(deepest: u32) {
-    DEEPEST.set(deepest);
 }

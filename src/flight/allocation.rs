@@ -3,7 +3,8 @@
 use super::cargo::Cargo;
 use super::hash::Packed;
 use super::list::{List, Waiting};
-use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, UNTOLD, WOKEN};
+use super::nest::nest;
+use super::state::{ASKED, DONE, POLLING, STEADY, Snapshot, State, WOKEN};
 use crate::sync::{AtomicU32, Mutex};
 use crate::telemetry::FlightSpan;
 use crate::unwind::quietly;
@@ -54,6 +55,18 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
 
     /// Wakes the driver and a standby. The first of them to be polled finds `WOKEN` and polls the work.
     pub(super) fn wake_drivers(&self) {
+        for waker in self.pop_drivers() {
+            quietly(|| waker.wake());
+        }
+    }
+
+    /// As [`wake_drivers`](Self::wake_drivers), where a caller leaves, which may be within its own wake-up.
+    #[cold]
+    pub(super) fn wake_other_drivers(&self) {
+        self.pop_drivers().for_each(wake_within);
+    }
+
+    fn pop_drivers(&self) -> impl Iterator<Item = Waker> + use<K, T, C> {
         let (driver, standby) = {
             let mut waiting = self.waiting();
             let driver = waiting.pop_front();
@@ -65,9 +78,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
             };
             (driver, standby)
         };
-        for waker in [driver, standby].into_iter().flatten() {
-            quietly(|| waker.wake());
-        }
+        [driver, standby].into_iter().flatten()
     }
 
     /// Wakes up to `most` of the waiting callers; returns whether there are more. Takes them out in batches, so that no lock
@@ -87,10 +98,11 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
                 }
                 !waiting.is_empty()
             };
-            let mut wakers = batch[..taken].iter_mut();
-            while wakers.len() > 0 {
-                // After a waker that panics, the loop goes on with the others.
-                quietly(|| wakers.by_ref().filter_map(Option::take).for_each(Waker::wake));
+            if taken > 0 {
+                nest(&mut batch[..taken], wake_each, |wakers| {
+                    let mut wakers: Vec<_> = wakers.iter_mut().map(Option::take).collect();
+                    Box::new(move || wake_each(&mut wakers))
+                });
             }
             left -= taken;
             if !more || left == 0 {
@@ -99,17 +111,25 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         }
     }
 
-    /// Wakes one more of the callers that have not been told that the flight is done. It wakes only one, because each
-    /// woken task stands in a runtime's queue before other work.
-    #[cold]
-    pub(super) fn wake_next(&self) {
-        if !self.wake_some(1) {
-            self.state.clear(UNTOLD);
-        }
-    }
-
     pub(super) fn try_poll_right(&self, now: Snapshot) -> bool {
         self.state.change(now, (now.0 | POLLING) & !ASKED)
+    }
+}
+
+/// Wakes a caller, which may be within the wake-up of another one, see `nest.rs`.
+pub(super) fn wake_within(waker: Waker) {
+    nest(
+        waker,
+        |waker| quietly(|| waker.wake()),
+        |waker| Box::new(|| waker.wake()),
+    );
+}
+
+fn wake_each(wakers: &mut [Option<Waker>]) {
+    let mut wakers = wakers.iter_mut();
+    while wakers.len() > 0 {
+        // After a waker that panics, the loop goes on with the others.
+        quietly(|| wakers.by_ref().filter_map(Option::take).for_each(Waker::wake));
     }
 }
 

@@ -6,9 +6,10 @@ use super::event::Event;
 use super::failure::{Ended, Failure};
 use super::home::Home;
 use super::nest::nest;
-use super::reference::{FlightRef, Waking};
-use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, Snapshot, UNTOLD};
-use crate::sync::round;
+use super::reference::FlightRef;
+use super::rounds::Waking;
+use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, RUNTIMES, Snapshot, UNTOLD};
+use crate::sync::{first_round, number_of};
 use crate::unwind::quietly;
 
 /// Which caller leaves in the step that publishes the result.
@@ -32,7 +33,11 @@ impl<K, T> FlightRef<K, T> {
     /// Ends a flight that is to be aborted or cancelled, unless its work is being polled: the holder of `POLLING` ends it
     /// then. Deep inside the end of other flights, this is put off until these have ended.
     pub(crate) fn end_if_idle(&self, home: &impl Home<K, T>) {
-        nest(|| self.end(home), || home.ends_later(self.clone()));
+        nest(
+            self,
+            |flight| flight.end(home),
+            |flight| home.ends_later(flight.clone()),
+        );
     }
 
     fn end(&self, home: &impl Home<K, T>) {
@@ -74,14 +79,29 @@ impl<K, T> FlightRef<K, T> {
             // SAFETY: by contract.
             unsafe { flight.cargo.fail(failure) };
         }
+        let are_many = flight.state.callers(flight.state.load()) as usize > first_round();
+        let runtime = match are_many {
+            true => home.runtime(),
+            false => None,
+        };
+        if are_many {
+            let kept = flight.state.runtime();
+            let number = |runtime| number_of(runtime, RUNTIMES);
+            if kept != 0 && runtime.as_ref().map_or(0, number) != kept {
+                flight.state.mix();
+            }
+            // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.
+            flight.state.set(UNTOLD);
+        }
         let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
             Leaver::Publisher => flight.state.finish_and_leave(),
         };
-        if flight.wake_some(round()) {
-            // A task wakes the rest. Callers that are awake do so as well, since the task may have to wait long for its turn.
-            flight.state.set(UNTOLD);
-            home.wake_rest(Waking(self.clone()));
+        if flight.wake_first_round() {
+            match runtime {
+                Some(runtime) => home.wake_rest(Waking::begin(self.clone()), &runtime),
+                None => _ = flight.wake_some(usize::MAX),
+            }
         }
         if left == 0 {
             // All callers have left, and left the result to us.
@@ -105,7 +125,7 @@ pub(super) struct PollRight<'a, K, T, H: Home<K, T>> {
 
 impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
     fn drop(&mut self) {
-        let before = self.flight.flight().state.clear(POLLING);
+        let before = self.flight.flight().state.give_up_polling();
         if before.has(ABORTED) {
             self.flight.end_if_idle(self.home);
         } else if before.has(ASKED) {

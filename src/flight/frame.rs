@@ -11,7 +11,8 @@
 
 use super::allocation::Flight;
 use super::cargo::Cargo;
-use crate::sync::{deepest, per_thread};
+use super::state::RUNTIMES;
+use crate::sync::{deepest, own_runtime, per_thread};
 use crate::unwind::quietly;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -83,6 +84,18 @@ impl Frame {
 #[inline]
 pub(super) fn is_deep() -> bool {
     CURRENT.with(Cell::get).is_some_and(|polled| polled.depth >= deepest())
+}
+
+/// Returns the number of the runtime on a worker of which the caller is polled that this thread polls now, and 0 if that is none.
+///
+/// A call inside work is polled by what polls the work, and that may be any caller of the work's flight the next time. So it
+/// counts as polled elsewhere.
+#[inline]
+pub(super) fn runtime_of_poll() -> u32 {
+    match CURRENT.with(Cell::get) {
+        Some(_) => 0,
+        None => own_runtime(RUNTIMES),
+    }
 }
 
 /// Has `poll` called when the outermost frame of this thread is left. There is a frame.

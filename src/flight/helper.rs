@@ -115,6 +115,8 @@ impl<K, T> Helper<K, T> {
     }
 
     fn poll_shared(self: Pin<&Self>, home: &impl Home<K, T>, cx: &mut Context<'_>) -> Poll<()> {
+        // It is polled elsewhere, for all that is known here.
+        self.flight.note_where(home, || 0);
         let (state, outwaited) = (&self.flight.flight().state, &self.node.outwaited);
         let asks = |now: Snapshot| now.has(ASKED) && !now.has(POLLING | STEADY);
         let mut now = state.load();
@@ -187,7 +189,7 @@ impl<K, T> Drop for Helper<K, T> {
         }
         if now.has(ASKED) && !now.has(POLLING | DONE) {
             // This helper may have been the one that was woken for it.
-            flight.wake_drivers();
+            flight.wake_other_drivers();
         }
     }
 }

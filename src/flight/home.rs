@@ -1,7 +1,8 @@
 //! What a flight needs of its owner.
 
 use super::event::Event;
-use super::reference::{FlightRef, Seat, Waking};
+use super::reference::{FlightRef, Seat};
+use super::rounds::Waking;
 use crate::sync::Handle;
 
 /// The group that a flight belongs to, as the flight sees it.
@@ -18,9 +19,9 @@ pub(crate) trait Home<K, T> {
     /// Counts and logs what happened to the flight. Called with no lock held.
     fn note(&self, event: Event);
 
-    /// Spawns a task that wakes the rest of a flight's callers round by round, so that landing a flight with many callers
-    /// does not occupy a thread for long. Without a runtime it drops `rest`, which wakes them all.
-    fn wake_rest(&self, rest: Waking<K, T>);
+    /// Spawns a task that sees to it that the rest of a flight's callers are woken, so that landing a flight with many callers
+    /// does not occupy a thread for long.
+    fn wake_rest(&self, rest: Waking<K, T>, runtime: &Handle);
 
     /// Returns the runtime that a task would be spawned on now, if there is one.
     fn runtime(&self) -> Option<Handle>;

@@ -32,6 +32,8 @@ pub(super) struct Node {
     /// A note of the node's owner: it has given the flight's task the chance to come, and the task had not come by then. Only
     /// the owner uses it; it stands here because there is room.
     pub(super) outwaited: Cell<bool>,
+    /// Another one: it has just joined, and it was noted then where it is polled.
+    pub(super) looked: Cell<bool>,
     waker: UnsafeCell<Option<Waker>>,
     links: UnsafeCell<Links>,
     _pinned: PhantomPinned,
@@ -53,6 +55,7 @@ impl Node {
         Self {
             linked: AtomicBool::new(false),
             outwaited: Cell::new(false),
+            looked: Cell::new(false),
             waker: UnsafeCell::new(None),
             links: UnsafeCell::new(Links {
                 previous: ptr::null(),

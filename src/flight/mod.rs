@@ -81,6 +81,7 @@ mod list;
 mod nest;
 mod policy;
 mod reference;
+mod rounds;
 mod state;
 mod waker;
 
@@ -92,7 +93,8 @@ pub(crate) use self::frame::Anchor;
 pub(crate) use self::hash::KeyHash;
 pub(crate) use self::helper::Helper;
 pub(crate) use self::home::Home;
-pub(crate) use self::reference::{FlightRef, Seat, Waking};
+pub(crate) use self::reference::{FlightRef, Seat};
+pub(crate) use self::rounds::Waking;
 pub(crate) use self::state::MAX_CALLERS;
 
 pub use self::failure::Panicked;

@@ -1,11 +1,10 @@
 //! References to a flight: counted ones, lent ones, and those that stand for a place among its callers.
 
 use super::allocation::Flight;
-use super::frame::Anchor;
+use super::frame::{Anchor, runtime_of_poll};
 use super::hash::KeyHash;
 use super::state::{ABORTED, PROVEN};
 use crate::identity::Fingerprint;
-use crate::sync::round;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -72,7 +71,7 @@ impl<K, T> FlightRef<K, T> {
     /// entry is there: then a limit that was checked under the same lock holds.
     #[inline]
     pub(crate) fn join(&self) -> Option<Seat<K, T>> {
-        let before = self.flight().state.join()?;
+        let before = self.flight().state.join(runtime_of_join)?;
         Some(Seat {
             flight: self.0,
             late: before.has(ABORTED),
@@ -118,6 +117,12 @@ impl<K, T> Deref for Lent<K, T> {
     }
 }
 
+/// Apart, so that a join to a flight that keeps to no runtime has little of it.
+#[inline(never)]
+fn runtime_of_join() -> u32 {
+    runtime_of_poll()
+}
+
 /// One place among the callers of a flight that no [`Caller`](super::Caller) has taken yet.
 #[must_use = "a place that is not taken keeps the flight from ending"]
 pub(crate) struct Seat<K, T> {
@@ -128,19 +133,3 @@ pub(crate) struct Seat<K, T> {
 
 // SAFETY: a seat is a counted place in a flight that is `Send` and `Sync` itself.
 unsafe impl<K: Send + Sync, T: Send + Sync> Send for Seat<K, T> {}
-
-/// The callers of a landed flight that are still to be woken. Dropping it wakes them all.
-pub(crate) struct Waking<K, T>(pub(super) FlightRef<K, T>);
-
-impl<K, T> Waking<K, T> {
-    /// Wakes a round of them; returns whether there are more.
-    pub(crate) fn wake_round(&self) -> bool {
-        self.0.flight().wake_some(round())
-    }
-}
-
-impl<K, T> Drop for Waking<K, T> {
-    fn drop(&mut self) {
-        self.0.flight().wake_some(usize::MAX);
-    }
-}

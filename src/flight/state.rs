@@ -6,7 +6,11 @@
 //!
 //! The number only grows. Read without the lock, it may miss callers that have joined; a compare-exchange of the word that
 //! succeeds after that has missed none that left. The number is exact under the lock, and once the entry has left the map.
-//! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there.
+//! When a flight is done, the number is added to the word, and the word alone counts the callers that are still there. Then the
+//! number counts on, and says which of them wake others.
+//!
+//! Above the number stands which runtime the flight keeps to, see `rounds.rs`, and at the top whether it does ([`MIXED`]). What is
+//! there is lost where the number is added to the word.
 
 use crate::sync::{AtomicU32, Handle, drives_itself, estimate, load};
 use std::sync::atomic::Ordering;
@@ -54,8 +58,24 @@ pub(super) fn task_on(runtime: &Handle) -> u32 {
 
 /// One caller.
 pub(super) const CALLER: u32 = 1 << 11;
+/// The number of joined callers, as far as it matters, without the runtime that stands above it.
+const JOINERS: u32 = u32::MAX / CALLER;
+/// Callers are polled in more places than on workers of the one runtime whose number stands below this, or that is 0.
+const MIXED: u32 = 1 << 31;
+/// The largest number that a runtime may have. A flight that is done may count into the place of the runtime, once at most. So
+/// that does not reach `MIXED`.
+pub(super) const RUNTIMES: u32 = MIXED / (JOINERS + 1) - 2;
 /// The most callers that a flight can have. One place is kept for the flight's task.
 pub(crate) const MAX_CALLERS: u32 = u32::MAX / CALLER - 1;
+
+/// Returns the number of the runtime that stands above the number of callers, or 0 if they are not polled by it alone.
+#[inline]
+fn runtime_in(joined: u32) -> u32 {
+    match joined & MIXED {
+        0 => joined / (JOINERS + 1),
+        _ => 0,
+    }
+}
 
 /// What the word said at one moment.
 #[derive(Clone, Copy)]
@@ -77,22 +97,44 @@ pub(super) struct State {
 
 impl State {
     #[inline]
-    pub(super) fn new(flags: u32, callers: u32) -> Self {
+    pub(super) fn new(flags: u32, callers: u32, runtime: u32) -> Self {
         Self {
             word: AtomicU32::new(flags + callers * CALLER),
-            joined: AtomicU32::new(0),
+            joined: AtomicU32::new(match runtime {
+                0 => MIXED,
+                own => own * (JOINERS + 1),
+            }),
         }
     }
 
     /// Returns roughly how many callers have joined, for uses where the number may be wrong.
     #[inline]
     pub(super) fn joined_or_so(&self) -> u32 {
-        estimate(&self.joined)
+        estimate(&self.joined) & JOINERS
     }
 
     #[inline]
     fn joined(&self) -> u32 {
         self.joined.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of the runtime on whose workers all callers are polled, or 0 if there is none.
+    #[inline]
+    pub(super) fn runtime(&self) -> u32 {
+        runtime_in(self.joined())
+    }
+
+    /// Returns whether all callers are polled on one runtime's workers, as far as it is known.
+    #[inline]
+    pub(super) fn keeps_to_a_runtime(&self) -> bool {
+        self.joined() & MIXED == 0
+    }
+
+    /// Notes that callers are polled in more places than on one runtime's workers. To be called under the lock that guards the
+    /// flight's entry, or once the entry has left the map.
+    #[cold]
+    pub(super) fn mix(&self) {
+        self.joined.fetch_or(MIXED, Ordering::AcqRel);
     }
 
     /// Acquire: a reader that sees `DONE`, or that other callers have left, sees what was written before that.
@@ -138,18 +180,32 @@ impl State {
         Snapshot(self.word.fetch_and(!flags, Ordering::AcqRel))
     }
 
-    /// Counts one caller more, and sets the request to poll anew if it is the first follower. Returns the word as it was
-    /// before, or `None` if the flight is done: then it cannot be joined, whatever the map says.
+    /// Gives up `POLLING`, which the code that calls this holds; returns the word as it was before. It is a subtraction, which is one
+    /// instruction: to clear a bit of a word and have the word is a loop around a compare-exchange.
+    #[inline]
+    pub(super) fn give_up_polling(&self) -> Snapshot {
+        Snapshot(self.word.fetch_sub(POLLING, Ordering::AcqRel))
+    }
+
+    /// Counts one caller more, which is polled on a worker of `own_runtime` (0 if on none), and sets the request to poll anew if
+    /// it is the first follower. Returns the word as it was before, or `None` if the flight is done: then it cannot be joined,
+    /// whatever the map says.
     ///
     /// To be called under the lock that guards the flight's entry. So no other caller writes the number, and a last caller
     /// that leaves and cancels is seen here, or sees this caller.
     #[inline]
-    pub(super) fn join(&self) -> Option<Snapshot> {
+    pub(super) fn join(&self, own_runtime: impl FnOnce() -> u32) -> Option<Snapshot> {
         let now = self.load();
         if now.has(DONE) {
             return None;
         }
-        self.joined.store(self.joined().wrapping_add(1), Ordering::Relaxed);
+        let joined = self.joined();
+        let runtime = match joined & MIXED != 0 || runtime_in(joined) == own_runtime() {
+            true => joined & !JOINERS,
+            false => MIXED,
+        };
+        let joiners = joined.wrapping_add(1) & JOINERS;
+        self.joined.store(runtime | joiners, Ordering::Relaxed);
         if now.has(SHARED) {
             return Some(now);
         }
@@ -160,6 +216,21 @@ impl State {
     #[inline]
     pub(super) fn leave(&self) -> u32 {
         self.word.fetch_sub(CALLER, Ordering::AcqRel) / CALLER
+    }
+
+    /// Returns how many others a caller wakes as it takes its result from a flight, and not all have been told: one or, if the
+    /// flight keeps to one runtime, none, and every so many callers as many at once. `together` is a power of two, so that it
+    /// does not matter where the count begins.
+    pub(super) fn due(&self, together: u32) -> u32 {
+        if self.runtime() == 0 {
+            return 1;
+        }
+        // AcqRel, and it tells of the runtime once more: a caller elsewhere that is not seen here sees that the flight is done.
+        match self.joined.fetch_add(1, Ordering::AcqRel) {
+            before if before & MIXED != 0 => 1,
+            before if before.wrapping_add(1).is_multiple_of(together) => together,
+            _ => 0,
+        }
     }
 
     /// Goes from `POLLING` to `DONE` in one step; returns how many callers are left. The entry has left the map, so the

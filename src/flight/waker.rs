@@ -64,8 +64,8 @@ where
 
     unsafe fn wake_by_ref(pointer: *const ()) {
         // SAFETY: this waker keeps the flight alive.
-        let wake = || unsafe { Self::flight(pointer).as_ref() }.wake();
-        nest(wake, || {
+        let flight = unsafe { Self::flight(pointer).as_ref() };
+        nest(flight, Flight::wake, |_| {
             // SAFETY: as above, and this is a waker of its own.
             let waker = unsafe { Waker::from_raw(Self::clone(pointer)) };
             Box::new(move || waker.wake())

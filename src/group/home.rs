@@ -2,7 +2,7 @@
 
 use super::inner::Inner;
 use crate::flight::{Caller, Event, FlightRef, Home, Seat, Waking};
-use crate::sync::{Handle, current_runtime, drives_itself, yield_now};
+use crate::sync::{Handle, current_runtime, drives_itself, spawn_for_any_worker, yield_now};
 use crate::unwind::quietly;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hash};
@@ -86,14 +86,13 @@ where
         self.group().told(&event);
     }
 
-    fn wake_rest(&self, rest: Waking<K, T>) {
-        if let Some(runtime) = self.runtime() {
-            runtime.spawn(async move {
-                while rest.wake_round() {
-                    yield_now().await;
-                }
-            });
-        }
+    fn wake_rest(&self, mut rest: Waking<K, T>, runtime: &Handle) {
+        let task = async move {
+            while rest.wake_due() {
+                yield_now().await;
+            }
+        };
+        spawn_for_any_worker(runtime, task);
     }
 
     fn runtime(&self) -> Option<Handle> {

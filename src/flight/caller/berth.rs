@@ -69,6 +69,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         debug_assert!(!self.is_seated());
         // A note left over from an earlier flight has no meaning in this one.
         self.node.outwaited.set(false);
+        // The task is polled elsewhere than it gets its seat. Any other caller joins as it is polled.
+        self.node.looked.set(!H::TASK);
         self.flight.set(Some(seat.flight));
         if !H::TASK {
             // SAFETY: this is a caller of the flight.

@@ -87,7 +87,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 true => Place::Front,
                 false => Place::Back,
             };
-            self.register(lent.flight(), cx.waker(), place);
+            self.register(&lent, cx.waker(), place);
             // A wake-up or an end that came before we were in the list did not see us. We see its mark now.
             now = state.load();
             let polls_now = may_poll(now) && now.has(CALLED_FOR);
@@ -129,7 +129,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             // The work will not be polled with our waker.
             state.set(JOINED);
         }
-        self.register(flight.flight(), waker, self.place_to_poll(now));
+        self.register(flight, waker, self.place_to_poll(now));
         // An end that came before we were in the list did not see us, and the poll that is put off would find nothing to do.
         if state.load().has(DONE) {
             return false;
@@ -202,8 +202,9 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     {
         let flight = right.flight.flight();
         if now.has(SHARED) {
-            self.register(flight, cx.waker(), self.place_to_poll(now));
+            self.register(right.flight, cx.waker(), self.place_to_poll(now));
         } else {
+            self.note_where(right.flight);
             // SAFETY: the flight was not shared as `POLLING` was taken, so the leader's waker belongs to the holder of
             // `POLLING`, which is us.
             unsafe {

@@ -102,16 +102,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let lent = unsafe { Lent::new(flight) };
         self.unlink(&lent);
         self.flight.set(None);
+        let now = lent.flight().state.load();
+        if now.has(UNTOLD) {
+            lent.flight().wake_due();
+        }
         if H::TASK {
             // SAFETY: this is a caller of the flight until here.
             unsafe { leave_done(flight) };
             return Err(Failure::Cancelled);
         }
         let cargo = &lent.flight().cargo;
-        let now = lent.flight().state.load();
-        if now.has(UNTOLD) {
-            lent.flight().wake_next();
-        }
         if lent.flight().state.callers(now) == 1 {
             // SAFETY: the others have left, and a flight that is done is not joined: result and common reference are ours.
             unsafe {
@@ -164,7 +164,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             }
             if now.has(ASKED) && !now.has(POLLING) {
                 // This caller may have been the one that was woken for it.
-                lent.flight().wake_drivers();
+                lent.flight().wake_other_drivers();
             }
             // Read before we leave: after that the flight may be freed.
             let attending = state.attending(now);

@@ -6,7 +6,7 @@ use crate::flight::allocation::Flight;
 use crate::flight::cargo::Proof;
 use crate::flight::ending::PollRight;
 use crate::flight::failure::{Failure, Landed, Panicked};
-use crate::flight::frame::Frame;
+use crate::flight::frame::{Frame, runtime_of_poll};
 use crate::flight::hash::{KeyHash, Packed};
 use crate::flight::hold::Hold;
 use crate::flight::home::Home;
@@ -52,11 +52,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         let proven = proof.fingerprint().map_or(0, |_| PROVEN);
         let flags = policy | proven | POLLING;
+        let runtime = runtime_of_poll();
         let (state, waiting) = match drive {
             // SAFETY: the node is pinned and not linked elsewhere. It is unlinked before it is freed (`leave`, `take`), or
             // freed after a flight that no other thread could reach any more (`land`).
-            Drive::InPlace => (State::new(flags, 1), unsafe { List::of_leader(&self.get_ref().node) }),
-            Drive::Spawned => (State::new(flags | JOINED | TASK, 2), List::empty()),
+            Drive::InPlace => (State::new(flags, 1, runtime), unsafe {
+                List::of_leader(&self.get_ref().node)
+            }),
+            Drive::Spawned => (State::new(flags | JOINED | TASK, 2, runtime), List::empty()),
         };
         let flight = NonNull::from(Box::leak(Box::new(Flight {
             // The map's reference, and the callers' common one.
@@ -70,6 +73,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             _result: PhantomData,
             cargo: Hold::new(proof),
         })));
+        self.node.looked.set(false);
         self.flight.set(Some(flight));
         (FlightRef(flight), Takeoff { flight, drive })
     }

@@ -3,8 +3,10 @@
 use super::berth::Caller;
 use crate::flight::allocation::Flight;
 use crate::flight::event::Event;
+use crate::flight::frame::runtime_of_poll;
 use crate::flight::home::Home;
 use crate::flight::list::{Driver, Leaves, List};
+use crate::flight::reference::FlightRef;
 use crate::flight::state::{STEADY, Snapshot, TASK, WOKEN};
 use std::task::Waker;
 
@@ -37,7 +39,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     }
 
     /// Makes sure that the node is in the list, with this waker.
-    pub(super) fn register(&self, flight: &Flight<K, T>, waker: &Waker, place: Place) {
+    pub(super) fn register(&self, whole: &FlightRef<K, T>, waker: &Waker, place: Place) {
+        let flight = whole.flight();
+        if flight.state.keeps_to_a_runtime() && !self.node.looked.replace(false) {
+            self.note_where(whole);
+        }
         // Only the caller itself puts its node in the list, so this look needs no lock.
         if self.node.is_linked() {
             let mut waiting = flight.waiting();
@@ -66,6 +72,11 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         };
         drop(old);
         self.note(event);
+    }
+
+    /// Notes if this caller is polled elsewhere than the others. Called before it can be found by the waker that it has here.
+    pub(super) fn note_where(&self, flight: &FlightRef<K, T>) {
+        flight.note_where(&self.home, runtime_of_poll);
     }
 
     /// Puts the node where it belongs. Returns the event if the work has passed to another driver with that.
@@ -113,6 +124,26 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
     pub(super) fn note(&self, event: Option<Event>) {
         if let Some(event) = event {
             self.home.note(event);
+        }
+    }
+}
+
+impl<K, T> FlightRef<K, T> {
+    /// Notes if a caller is polled elsewhere than on workers of the runtime that the flight has kept to so far.
+    #[inline]
+    pub(in crate::flight) fn note_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
+        if self.flight().state.keeps_to_a_runtime() {
+            self.compare_where(home, own_runtime);
+        }
+    }
+
+    /// Apart, so that callers of other flights have little of it.
+    #[inline(never)]
+    fn compare_where(&self, home: &impl Home<K, T>, own_runtime: impl FnOnce() -> u32) {
+        let state = &self.flight().state;
+        let runtime = state.runtime();
+        if runtime != 0 && runtime != own_runtime() {
+            home.while_nobody_joins(self, || state.mix());
         }
     }
 }

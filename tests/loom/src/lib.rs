@@ -203,7 +203,7 @@ impl Drop for Value {
 }
 
 /// Polls `future` once, with a waker that wakes nothing. The future is kept, as one whose task is not polled.
-pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     let waker = Waker::from(Arc::new(Nobody));
     future.poll(&mut Context::from_waker(&waker))
 }

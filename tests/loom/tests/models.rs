@@ -3,11 +3,12 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{Runtime, join_tasks, nest_at_most, spawn_onto, wake_in_rounds_of};
+use oneflight::model::{Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_in_rounds_of};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 fn group() -> Group<u8, Value> {
     Group::<u8, Value>::builder().shards(1).build()
@@ -524,6 +525,242 @@ fn wake_in_rounds() {
         assert_eq!(group.in_flight(), 0);
         ledger.check();
     });
+}
+
+/// With loads that may be stale, the models of three threads that are woken together end only with so few preemptions.
+const fn stale_upto(short: usize, long: usize) -> Bound {
+    Bound {
+        any: [Some(short), Some(long)],
+        newest: [Some(2), Some(3)],
+    }
+}
+
+type Call = Pin<Box<dyn Future<Output = Result<Value, FlightError>> + Send>>;
+
+/// A call that waits for the gate once it is polled.
+fn call(group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate) -> Call {
+    let (group, work) = (group.clone(), gated(ledger, gate));
+    Box::pin(async move { group.run(1, work).await.map(|outcome| outcome.value) })
+}
+
+/// Callers that wait for the gate in this thread, polled once.
+fn waiting<const N: usize>(group: &Group<u8, Value>, ledger: &Arc<Ledger>, gate: &Gate) -> [Call; N] {
+    std::array::from_fn(|_| {
+        let mut call = call(group, ledger, gate);
+        assert!(poll_once(call.as_mut()).is_pending());
+        call
+    })
+}
+
+/// Polls all of them in one task.
+async fn all<F: Future<Output = Result<Value, FlightError>> + Unpin, const N: usize>(calls: [F; N]) {
+    let mut calls: Vec<_> = calls.into();
+    std::future::poll_fn(|cx| {
+        calls.retain_mut(|call| match Pin::new(call).poll(cx) {
+            Poll::Ready(outcome) => {
+                drop(outcome.unwrap());
+                false
+            }
+            Poll::Pending => true,
+        });
+        match calls.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Callers are woken in rounds, and the task that sees to the rest never comes, because all threads of its runtime are blocked. A
+/// caller in another thread is woken by those that take their results: on workers of that runtime by one of two, elsewhere by each.
+#[test]
+fn wake_beside_a_blocked_task() {
+    spawn_onto(Runtime::Blocked);
+    for (workers, round) in [(false, 1), (true, 3)] {
+        wake_in_rounds_of(round);
+        let name = format!(
+            "waking in rounds{}, task blocked/caller joins",
+            if workers { " on workers" } else { "" }
+        );
+        explore(&name, upto(2, 4, 4), move || {
+            let run = move || {
+                run_as_worker(workers);
+            };
+            run();
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let callers: [_; 5] = waiting(&group, &ledger, &gate);
+            let other = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                thread::spawn(move || {
+                    run();
+                    drop(block_on(group.run(1, work)).unwrap());
+                })
+            };
+            gate.open();
+            block_on(all(callers));
+            other.join().unwrap();
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        });
+    }
+}
+
+/// On workers of one runtime, neither the first round nor the one that the leader wakes is polled. The task wakes the caller in
+/// another thread.
+#[test]
+fn task_wakes_the_rest() {
+    spawn_onto(Runtime::Steady);
+    wake_in_rounds_of(1);
+    explore(
+        "waking in rounds on workers, first round idle/caller joins",
+        stale_upto(0, 1),
+        || {
+            run_as_worker(true);
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            let [leader, idle @ ..]: [_; 4] = waiting(&group, &ledger, &gate);
+            let other = {
+                let (group, work) = (group.clone(), gated(&ledger, &gate));
+                thread::spawn(move || {
+                    run_as_worker(true);
+                    drop(block_on(group.run(1, work)).unwrap());
+                })
+            };
+            gate.open();
+            drop(block_on(leader).unwrap());
+            other.join().unwrap();
+            drop(idle);
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        },
+    );
+}
+
+/// Aborts the flight of these calls, of which the list holds the first, the idle ones, and the last; the first and the last are
+/// polled in threads of their own then. Each of the two is to be told, although no idle one is polled.
+fn abort_and_await<F>(group: &Group<u8, Value>, first: F, idle: impl Sized, last: F, meanwhile: impl FnOnce())
+where
+    F: Future<Output = Result<Value, FlightError>> + Send + 'static,
+{
+    let threads = [first, last].map(|call| thread::spawn(move || assert!(block_on(call).is_err())));
+    assert!(group.abort(&1));
+    meanwhile();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    drop(idle);
+    join_tasks();
+    assert_eq!(group.in_flight(), 0);
+}
+
+/// The first that is woken may take its result before the others of its round are woken. It wakes the last one all the same.
+#[test]
+fn wake_in_the_first_round() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(2);
+    explore("waking in rounds/first of a round leaves", stale_upto(1, 1), || {
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, idle, last] = waiting(&group, &ledger, &gate);
+        abort_and_await(&group, first, idle, last, || ());
+        ledger.check();
+    });
+}
+
+/// Callers on one runtime's workers and callers elsewhere share a flight, and all threads of the runtime are blocked. One that is
+/// polled elsewhere wakes the other, whether they have joined there or have moved there. It is polled in the thread that lands the
+/// flight, after that: with a thread of its own, the search takes too long. The other one, if it joins elsewhere, is not polled again
+/// before it is woken, since a second poll would be seen to be elsewhere; so the flight lands when it has joined.
+#[test]
+fn wake_beside_blocked_workers() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    for (moves, name) in [(false, "joins elsewhere"), (true, "moves elsewhere")] {
+        let name = format!("waking beside blocked workers/caller {name}");
+        explore(&name, upto(2, 3, 3), move || {
+            let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+            run_as_worker(true);
+            let leader: [_; 1] = waiting(&group, &ledger, &gate);
+            run_as_worker(moves);
+            let [first] = waiting(&group, &ledger, &gate);
+            run_as_worker(true);
+            let idle: [_; 2] = waiting(&group, &ledger, &gate);
+            let mut last = call(&group, &ledger, &gate);
+            assert!(!moves || poll_once(last.as_mut()).is_pending());
+            let lands = |first: Call| {
+                let group = group.clone();
+                thread::spawn(move || {
+                    assert!(group.abort(&1));
+                    assert!(block_on(first).is_err());
+                })
+            };
+            let mut first = Some(first);
+            let mut thread = first.take_if(|_| moves).map(&lands);
+            run_as_worker(false);
+            let told = std::future::poll_fn(|cx| {
+                let polled = last.as_mut().poll(cx);
+                thread = thread.take().or_else(|| first.take().map(&lands));
+                polled
+            });
+            assert!(block_on(told).is_err());
+            thread
+                .expect("the flight lands once the last has joined")
+                .join()
+                .unwrap();
+            drop(last);
+            drop((leader, idle));
+            join_tasks();
+            assert_eq!(group.in_flight(), 0);
+            ledger.check();
+        });
+    }
+}
+
+/// Two workers count at the same time. The second of them wakes others, the last one among them.
+#[test]
+fn wake_together() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    explore("waking together/two take their results", stale_upto(0, 0), || {
+        run_as_worker(true);
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, second, idle, other, last] = waiting(&group, &ledger, &gate);
+        // The first may be landing the flight meanwhile, so the second waits for that.
+        abort_as_workers(&group, first, (idle, other), last, || {
+            assert!(block_on(second).is_err())
+        });
+        ledger.check();
+    });
+}
+
+/// Their runtime ends while one of its workers counts.
+#[test]
+fn wake_together_as_the_runtime_ends() {
+    spawn_onto(Runtime::Blocked);
+    wake_in_rounds_of(4);
+    explore("waking together/runtime ends", stale_upto(0, 1), || {
+        run_as_worker(true);
+        let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());
+        let [first, idle @ .., last]: [_; 6] = waiting(&group, &ledger, &gate);
+        abort_as_workers(&group, first, idle, last, join_tasks);
+        ledger.check();
+    });
+}
+
+/// As [`abort_and_await`], with threads that are workers.
+fn abort_as_workers<F>(group: &Group<u8, Value>, first: F, idle: impl Sized, last: F, meanwhile: impl FnOnce())
+where
+    F: Future<Output = Result<Value, FlightError>> + Unpin + Send + 'static,
+{
+    let as_worker = |mut call: F| async move {
+        std::future::poll_fn(move |cx| {
+            run_as_worker(true);
+            Pin::new(&mut call).poll(cx)
+        })
+        .await
+    };
+    let (first, last) = (Box::pin(as_worker(first)), Box::pin(as_worker(last)));
+    abort_and_await(group, first, idle, last, meanwhile);
 }
 
 /// The same as abandon/join, with a flight that has had followers: joining does not change its word then.
