@@ -475,7 +475,11 @@ fn panic_join() {
 /// The group is closed and drained while a call comes. The call is refused, or it is over when the drain is.
 #[test]
 fn close_join_drain() {
-    explore("close/join/drain", Bound::NONE, || {
+    let bound = Bound {
+        newest: [Some(4), None],
+        ..Bound::NONE
+    };
+    explore("close/join/drain", bound, || {
         let (group, ledger) = (group(), Arc::new(Ledger::default()));
         let caller = {
             let (group, ledger) = (group.clone(), Arc::clone(&ledger));
