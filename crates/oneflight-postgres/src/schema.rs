@@ -92,6 +92,12 @@ const MIGRATIONS: &[Migration] = &[
         // It adds procedures, and says what a record is in other words.
         compatible_from: Some(9),
     },
+    Migration {
+        description: "tables with room, which are never read whole",
+        sql: include_str!("../migrations/0014_tables_with_room.sql"),
+        // It changes no row.
+        compatible_from: Some(9),
+    },
 ];
 
 /// Returns the statements of a migration under these names. Procedures name the schema of our tables, since a search path is the

@@ -20,6 +20,7 @@ mod foreign_conformance;
 mod in_doubt_corrupt;
 mod lent;
 mod out_of_step;
+mod plans;
 mod policy;
 mod pool;
 mod pooler;
