@@ -138,7 +138,9 @@ mod unwind;
 #[cfg(oneflight_loom)]
 #[doc(hidden)]
 pub mod model {
-    pub use crate::sync::{Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_in_rounds_of};
+    pub use crate::sync::{
+        Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_first, wake_in_rounds_of,
+    };
 }
 
 /// For the random schedules only.

@@ -11,7 +11,7 @@ mod workers;
 
 pub(crate) use self::bounds::{deepest, few, first_round, round, together};
 #[cfg(oneflight_loom)]
-pub use self::bounds::{nest_at_most, wake_in_rounds_of};
+pub use self::bounds::{nest_at_most, wake_first, wake_in_rounds_of};
 
 use std::sync::atomic::Ordering;
 

@@ -60,7 +60,7 @@ impl<K, T, C: ?Sized> Flight<K, T, C> {
         }
     }
 
-    /// As [`wake_drivers`](Self::wake_drivers), where a caller leaves, which may be within its own wake-up.
+    /// As [`wake_drivers`](Self::wake_drivers), where a caller leaves or has polled the work, which may be within its own wake-up.
     #[cold]
     pub(super) fn wake_other_drivers(&self) {
         self.pop_drivers().for_each(wake_within);

@@ -9,7 +9,7 @@ use super::nest::nest;
 use super::reference::FlightRef;
 use super::rounds::Waking;
 use super::state::{ABORTED, ASKED, CANCELLED, DONE, POLLING, RUNTIMES, Snapshot, UNTOLD};
-use crate::sync::{first_round, number_of};
+use crate::sync::{first_round, number_of, round};
 use crate::unwind::quietly;
 
 /// Which caller leaves in the step that publishes the result.
@@ -79,19 +79,22 @@ impl<K, T> FlightRef<K, T> {
             // SAFETY: by contract.
             unsafe { flight.cargo.fail(failure) };
         }
-        let are_many = flight.state.callers(flight.state.load()) as usize > first_round();
-        let runtime = match are_many {
+        let callers = flight.state.callers(flight.state.load()) as usize;
+        let runtime = match callers > first_round() {
             true => home.runtime(),
             false => None,
         };
-        if are_many {
+        if callers > first_round() {
             let kept = flight.state.runtime();
             let number = |runtime| number_of(runtime, RUNTIMES);
             if kept != 0 && runtime.as_ref().map_or(0, number) != kept {
                 flight.state.mix();
             }
-            // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.
-            flight.state.set(UNTOLD);
+            let all_at_once = callers <= round() && flight.state.runtime() == 0;
+            if !all_at_once {
+                // Before the flight is done, so that no caller that is woken in the first round takes its result and wakes no other.
+                flight.state.set(UNTOLD);
+            }
         }
         let left = match leaver {
             Leaver::Nobody => flight.state.finish(),
@@ -129,7 +132,7 @@ impl<K, T, H: Home<K, T>> Drop for PollRight<'_, K, T, H> {
         if before.has(ABORTED) {
             self.flight.end_if_idle(self.home);
         } else if before.has(ASKED) {
-            self.flight.flight().wake_drivers();
+            self.flight.flight().wake_other_drivers();
         }
     }
 }

@@ -41,7 +41,8 @@ pub(super) fn nest<O>(on: O, act: impl FnOnce(O), later: impl FnOnce(O) -> Box<d
     // SAFETY: it is taken out of its place before it is freed, and all calls inside it have returned by then.
     let outermost = unsafe { outermost.as_ref() };
     if outermost.depth.get() >= deepest() {
-        outermost.put_off.borrow_mut().push(later(on));
+        let act = later(on);
+        outermost.put_off.borrow_mut().push(act);
         return;
     }
     outermost.depth.update(|depth| depth + 1);

@@ -42,8 +42,8 @@ const _: () = {
     assert!(first_round() + together() as usize <= 256);
 };
 
-#[cfg(any(oneflight_loom, oneflight_shuttle))]
-pub(crate) fn first_round() -> usize {
+#[cfg(oneflight_shuttle)]
+pub(crate) const fn first_round() -> usize {
     round()
 }
 
@@ -60,6 +60,7 @@ pub(crate) const fn few() -> u32 {
 #[cfg(oneflight_loom)]
 std::thread_local! {
     static ROUND: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+    static FIRST_ROUND: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
 }
 
 #[cfg(oneflight_loom)]
@@ -67,10 +68,22 @@ pub(crate) fn round() -> usize {
     ROUND.get()
 }
 
-/// Sets the number of callers that are woken in a row in the models of this thread.
+#[cfg(oneflight_loom)]
+pub(crate) fn first_round() -> usize {
+    FIRST_ROUND.get()
+}
+
+/// Sets the number of callers that are woken in a row in the models of this thread, in the first round as well.
 #[cfg(oneflight_loom)]
 pub fn wake_in_rounds_of(callers: usize) {
     ROUND.set(callers);
+    FIRST_ROUND.set(callers);
+}
+
+/// Sets the number of callers that are woken in the first round, on workers of one runtime, in the models of this thread.
+#[cfg(oneflight_loom)]
+pub fn wake_first(callers: usize) {
+    FIRST_ROUND.set(callers);
 }
 
 /// Returns how deep polls of work may stand one inside the other on one stack, and likewise wake-ups and ends of flights. It is

@@ -50,13 +50,15 @@ pub(crate) fn number_of(runtime: &Handle, most: u32) -> u32 {
 struct Worker {
     /// How often it was asked for its runtime.
     asked: u32,
+    /// Which of the runtime's workers it was.
+    index: usize,
     runtime: Option<Id>,
     /// The number of the runtime.
     number: u32,
 }
 
 thread_local! {
-    static WORKER: Cell<Worker> = const { Cell::new(Worker { asked: 0, runtime: None, number: 0 }) };
+    static WORKER: Cell<Worker> = const { Cell::new(Worker { asked: 0, index: 0, runtime: None, number: 0 }) };
     /// How often this thread is still taken for no worker without being asked.
     static NO_WORKER: Cell<u32> = const { Cell::new(0) };
 }
@@ -67,12 +69,14 @@ const OFTEN: u32 = 64;
 /// Returns the number of the runtime of which this thread is a worker, or 0 if it is none, or if that is not certain.
 ///
 /// To ask for the runtime counts a reference to it, which all workers would do. So what a thread was told is kept. A thread is a
-/// worker of one runtime only. But what it is told may be another one that a future has entered, so it asks many times at
-/// first, and now and then later. If it has been told of two, it counts as a worker of none from then on. The first worker always
-/// asks: a runtime of one thread, which any thread may become for a while, has such a one as well.
+/// worker of one runtime as a rule. (`block_in_place` within another runtime's context makes a thread of that one a worker, which may be
+/// one of its own runtime later. It has another index then, most probably.) But what it is told may be another one that a future has
+/// entered, so it asks many times at first, and now and then later. If it has been told of two, it counts as a worker of none from
+/// then on. The first worker always asks: a runtime of one thread, which any thread may become for a while, has such a one as well.
 ///
-/// A thread that is no worker, or of none, counts as such for some calls more. Some may become a worker meanwhile, and the only harm
-/// is that they are not taken for one at once.
+/// A thread that has never been a worker, or that counts as one of none, counts as such for some calls more. It may become a worker
+/// meanwhile, and the only harm is that it is not taken for one at once. One that has been a worker may only be waiting for a call
+/// that blocks, and is asked the next time.
 #[inline]
 pub(crate) fn own_runtime(most: u32) -> u32 {
     let pause = NO_WORKER.get();
@@ -81,7 +85,7 @@ pub(crate) fn own_runtime(most: u32) -> u32 {
         return 0;
     }
     let number = ask(most);
-    if number == 0 {
+    if number == 0 && WORKER.get().number == 0 {
         NO_WORKER.set(OFTEN - 1);
     }
     number
@@ -96,7 +100,7 @@ fn ask(most: u32) -> u32 {
     let Some(index) = tokio::runtime::worker_index() else {
         return 0;
     };
-    if index == 0 || own.asked < OFTEN || own.asked.is_multiple_of(OFTEN) {
+    if index == 0 || index != own.index || own.asked < OFTEN || own.asked.is_multiple_of(OFTEN) {
         let runtime = current_runtime();
         let id = runtime.as_ref().map(Handle::id);
         if own.asked == 0 {
@@ -106,6 +110,7 @@ fn ask(most: u32) -> u32 {
             own.number = 0;
         }
     }
+    own.index = index;
     own.asked = own.asked.wrapping_add(1).max(1);
     WORKER.set(own);
     own.number
@@ -183,5 +188,22 @@ mod tests {
             })
         });
         assert_eq!(told, 0);
+    }
+
+    #[test]
+    fn a_worker_that_has_waited_for_a_call_that_blocks_is_one_again() {
+        // So that the thread has its place back: nobody else can have taken it for long.
+        let one = threads(1);
+        let number = number_of(one.handle(), MOST);
+        let told = (0..100).find_map(|_| {
+            on(&one, || {
+                let before = own_runtime(MOST);
+                let meanwhile =
+                    tokio::task::block_in_place(|| futures::executor::block_on(async { own_runtime(MOST) }));
+                let same_thread = tokio::runtime::worker_index().is_some();
+                same_thread.then(|| (before, meanwhile, own_runtime(MOST)))
+            })
+        });
+        assert_eq!(told, Some((number, 0, number)));
     }
 }

@@ -537,3 +537,73 @@ fn callers_that_are_polled_as_they_are_woken_take_a_bounded_part_of_the_stack() 
         |waker, task| *waker.0.lock().unwrap() = Some(task),
     );
 }
+
+/// A task that is polled where it is woken, and again if it is woken meanwhile.
+struct Looping(Mutex<Slot>);
+
+struct Slot {
+    task: Option<Spawned>,
+    woken: bool,
+}
+
+impl Wake for Looping {
+    fn wake(self: Arc<Self>) {
+        let mut slot = self.0.lock().unwrap();
+        slot.woken = true;
+        let Some(mut task) = slot.task.take() else { return };
+        let waker = Waker::from(Arc::clone(&self));
+        while std::mem::take(&mut slot.woken) {
+            drop(slot);
+            if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                return;
+            }
+            slot = self.0.lock().unwrap();
+        }
+        slot.task = Some(task);
+    }
+}
+
+#[test]
+fn work_that_wakes_itself_is_polled_in_a_bounded_part_of_the_stack() {
+    const DEEP: usize = 20_000;
+    let group: Group<u8, u32> = Group::new();
+    let (open, opened) = oneshot::channel();
+    let mut leader = Box::pin(group.run(1, || async move {
+        opened.await.unwrap();
+        let mut polls = 0;
+        std::future::poll_fn(|cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            match polls > DEEP {
+                true => Poll::Ready(7),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }));
+    assert!(
+        leader
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+    let told = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..DEEP)
+        .map(|_| {
+            let (group, told) = (group.clone(), Arc::clone(&told));
+            let task: Spawned = Box::pin(async move {
+                assert_eq!(group.run(1, || async { 0 }).await.unwrap().value, 7);
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+            let caller = Arc::new(Looping(Mutex::new(Slot {
+                task: Some(task),
+                woken: false,
+            })));
+            Arc::clone(&caller).wake();
+            caller
+        })
+        .collect();
+    open.send(()).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), DEEP);
+    drop(callers);
+}

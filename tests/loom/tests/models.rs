@@ -3,7 +3,7 @@
 
 use loom::future::block_on;
 use loom::thread;
-use oneflight::model::{Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_in_rounds_of};
+use oneflight::model::{Runtime, join_tasks, nest_at_most, run_as_worker, spawn_onto, wake_first, wake_in_rounds_of};
 use oneflight::{Drive, FlightError, Group, OnAbandon, Role};
 use oneflight_loom::{Bound, Gate, Ledger, Value, YieldOnce, explore, poll_once, poll_once_and_drop, upto};
 use std::pin::Pin;
@@ -680,6 +680,8 @@ fn wake_beside_blocked_workers() {
     spawn_onto(Runtime::Blocked);
     wake_in_rounds_of(4);
     for (moves, name) in [(false, "joins elsewhere"), (true, "moves elsewhere")] {
+        // What moves as the flight lands may be seen only when the first round, of those on workers, has been woken.
+        wake_first(if moves { 2 } else { 4 });
         let name = format!("waking beside blocked workers/caller {name}");
         explore(&name, upto(2, 3, 3), move || {
             let (group, ledger, gate) = (group(), Arc::new(Ledger::default()), Gate::new());

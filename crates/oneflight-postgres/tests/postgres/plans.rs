@@ -35,12 +35,14 @@ async fn a_table_that_was_vacuumed_as_it_was_empty_is_not_read_whole() {
     store.pool().close().await;
     in_time("the session's end", async {
         let ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
-        while !sqlx::query_scalar(ended)
-            .bind(session)
-            .fetch_one(&direct)
-            .await
-            .unwrap()
-        {
+        let ended = async || {
+            sqlx::query_scalar(ended)
+                .bind(session)
+                .fetch_one(&direct)
+                .await
+                .unwrap()
+        };
+        while !ended().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
@@ -51,7 +53,8 @@ async fn a_table_that_was_vacuumed_as_it_was_empty_is_not_read_whole() {
     let before = read(&direct).await;
 
     let idem = Idempotency::builder(store.clone()).build();
-    let run = |key: String| async { idem.run(id(&key), |_| async { Ok::<_, io::Error>(1) }).await.unwrap() };
+    let idem = &idem;
+    let run = |key: String| async move { idem.run(id(&key), |_| async { 1 }).await.unwrap() };
     for number in 0..CALLS {
         run(format!("alone-{number}")).await;
         idem.run_in_tx(id(&format!("transaction-{number}")), |_| async { Ok(1) })
