@@ -2,6 +2,8 @@
 
 use parking_lot::Mutex;
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::Poll;
 use tokio::runtime::{Handle, Id};
 
 /// Returns the runtime of the current context, if there is one.
@@ -22,6 +24,20 @@ pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = 
     if drives_itself(runtime) {
         runtime.spawn(std::future::ready(()));
     }
+}
+
+/// Puts the task behind the others in its worker's queue, where another worker can take it. Tokio's `yield_now` keeps a task for its worker
+/// alone until that looks for events, which it does not while it is blocked.
+pub(crate) async fn stand_last() {
+    let mut is_last = false;
+    poll_fn(|cx| match std::mem::replace(&mut is_last, true) {
+        true => Poll::Ready(()),
+        false => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// The runtimes that have a number, by their numbers less one.

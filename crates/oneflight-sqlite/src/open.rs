@@ -252,8 +252,8 @@ impl SqliteStore {
             guess: Arc::default(),
             bell: Bell::new(),
             renewals: Renewing::gathered(writer.clone()),
-            works,
-            writer,
+            works: Arc::new(works),
+            writer: Arc::new(writer),
         };
         match options.schema {
             Schema::Migrate => schema::migrate(&store).await?,

@@ -101,9 +101,9 @@ use oneflight::store::{
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
-    pub(super) writer: Writer,
+    pub(super) writer: Arc<Writer>,
     /// The same, for transactions of work: on connections of the pool, if it is the user's.
-    pub(super) works: Writer,
+    pub(super) works: Arc<Writer>,
     pub(super) guess: Arc<Guess>,
     pub(super) bell: Bell,
     pub(super) renewals: Renewals<Renewing>,

@@ -54,17 +54,19 @@ async fn a_table_that_was_vacuumed_as_it_was_empty_is_not_read_whole() {
 
     let idem = Idempotency::builder(store.clone()).build();
     let idem = &idem;
-    let run = |key: String| async move { idem.run(id(&key), |_| async { 1 }).await.unwrap() };
+    let run = |key: String| async move { idem.run(id(&key), |_| async { 1 }).await.map(drop).unwrap() };
     for number in 0..CALLS {
         run(format!("alone-{number}")).await;
         idem.run_in_tx(id(&format!("transaction-{number}")), |_| async { Ok(1) })
             .await
+            .map(drop)
             .unwrap();
         idem.run_steps(id(&format!("steps-{number}")), &7, |steps| async move {
             steps.run("first", |_| async { Ok::<_, io::Error>(1) }).await?;
             steps.run_in_tx("second", |_| async { Ok(2) }).await
         })
         .await
+        .map(drop)
         .unwrap();
         join_all((0..CALLERS / 8).map(|caller| run(format!("together-{number}-{caller}")))).await;
     }
