@@ -135,6 +135,8 @@ fn ask(most: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
     use tokio::runtime::{Builder, Runtime};
 
     const MOST: u32 = 2_000;
@@ -204,6 +206,21 @@ mod tests {
             })
         });
         assert_eq!(told, 0);
+    }
+
+    #[test]
+    fn another_worker_takes_a_task_that_stands_last_while_its_own_is_blocked() {
+        let two = threads(2);
+        let blocked = two.spawn(async {
+            let (goes_on, has_gone_on) = mpsc::channel();
+            // This worker takes it next, and no other one does.
+            let blocks = tokio::spawn(async move { has_gone_on.recv_timeout(Duration::from_secs(60)) });
+            stand_last().await;
+            // The receiver may be gone: then it is told below.
+            let _ = goes_on.send(());
+            blocks.await.unwrap()
+        });
+        assert_eq!(two.block_on(blocked).unwrap(), Ok(()));
     }
 
     #[test]
