@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::busy::{Patience, unavailable};
@@ -28,18 +29,26 @@ pub(super) struct Lent {
     connection: Option<PoolConnection<Sqlite>>,
     /// Where it is kept when it is given back, if not in its pool.
     kept: Option<Kept>,
+    /// The runtime in which it was lent, if its pool replaces what is taken out of it, for which it begins a task.
+    runtime: Option<Handle>,
 }
 
 impl Lent {
+    fn of(pool: &SqlitePool, connection: PoolConnection<Sqlite>) -> Self {
+        let replaces = pool.options().get_min_connections() > 0;
+        Self {
+            connection: Some(connection),
+            kept: None,
+            runtime: replaces.then(Handle::try_current).and_then(Result::ok),
+        }
+    }
+
     /// Waits for a connection.
     pub(super) async fn by(pool: &SqlitePool, patience: &Patience) -> Result<Self, StoreError> {
         // Boxed: the compiler limits how deep the futures of a user's handler are nested, and those of a pool are deep.
         let lent = timeout(patience.for_an_errand(), Box::pin(pool.acquire())).await;
         let connection = lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)?;
-        Ok(Self {
-            connection: Some(connection),
-            kept: None,
-        })
+        Ok(Self::of(pool, connection))
     }
 
     /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for in the
@@ -60,14 +69,12 @@ impl Lent {
                 timeout(moment, acquires).await.ok()?
             }
         };
-        let connection = Some(lent.ok()?);
-        Some(Self { connection, kept: None })
+        Some(Self::of(pool, lent.ok()?))
     }
 
     /// Takes a connection that lies idle in a pool, untried, if there is one.
     pub(super) fn at_once(pool: &SqlitePool) -> Option<Self> {
-        let connection = Some(pool.try_acquire()?);
-        Some(Self { connection, kept: None })
+        Some(Self::of(pool, pool.try_acquire()?))
     }
 
     /// Gives the connection back to the pool, or to where it is kept.
@@ -83,6 +90,7 @@ impl Lent {
         Self {
             connection: self.connection.take(),
             kept: self.kept.take(),
+            runtime: self.runtime.take(),
         }
     }
 
@@ -120,7 +128,10 @@ impl DerefMut for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
+            // Not `close_on_drop`: that would spawn, and there may be no runtime any more. This spawns only what may be lost with
+            // a runtime, but needs one for it.
+            let is_outside = Handle::try_current().is_err();
+            let _within = self.runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
             drop(connection.detach());
         }
     }
@@ -157,6 +168,8 @@ impl Kept {
         Some(Lent {
             connection: Some(connection),
             kept: Some(self.clone()),
+            // A pool of the store's own, which replaces nothing.
+            runtime: None,
         })
     }
 
