@@ -285,6 +285,36 @@ async fn a_pool_that_is_closed_waits_for_none_that_is_handed_on() {
     }
 }
 
+/// No task sees to it: its runtime rests.
+#[tokio::test]
+async fn a_series_ends_whatever_runtime_it_was_begun_in() {
+    let (short, long) = (Duration::from_millis(20), LONG);
+    for (moment, closes) in [(short, false), (long, true)] {
+        let shop = shop(1, moment).await;
+        let (works, pool) = (&shop.store.works, shop.store.pool());
+        let first = turn(works).await;
+        let mut line = line(works, 2).await;
+        // What has begun it ends nowhere else than there.
+        let rests = thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { over(works, first) });
+                runtime
+            });
+            elsewhere.join().unwrap()
+        });
+        let second = at_once(line.pop_front()).await;
+        let closed = closes.then(|| pool.close());
+        sleep(short).await;
+        over(works, second);
+        assert!(!works.handed.has_any());
+        if let Some(closed) = closed {
+            timeout(LONG / 2, closed).await.expect("it is kept");
+        }
+        thread::spawn(|| drop(rests)).join().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_is_kept_when_a_runtime_ends_is_given_up() {
     let shop = shop(1, LONG).await;
