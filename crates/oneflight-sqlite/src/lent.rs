@@ -8,7 +8,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::poll_immediate;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
@@ -19,10 +20,9 @@ use tokio::time::timeout;
 use super::busy::{Patience, unavailable};
 use oneflight::store::StoreError;
 
-/// How long a pool may take to try a connection that lies idle, which is an errand, and a hook of the user's.
-const TRIED: Duration = Duration::from_millis(100);
-/// How long what was idle a moment ago, and was lent to others since, is waited for.
-const IN_LINE: Duration = Duration::from_millis(20);
+/// How long a turn lasts without the connection that it is for. All that write wait along. A pool tries what lies idle, which is an
+/// errand, and may call a hook of the user's; and others may be first.
+const IN_A_TURN: Duration = Duration::from_millis(5);
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
@@ -51,25 +51,20 @@ impl Lent {
         Ok(Self::of(pool, connection))
     }
 
-    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for in the
-    /// pool's line, or to be made anew.
-    pub(super) async fn idle(pool: &SqlitePool) -> Option<Self> {
-        let idle = pool.num_idle();
-        if idle == 0 {
-            return None;
+    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for.
+    pub(super) async fn idle(pool: &SqlitePool) -> Idle {
+        if pool.num_idle() == 0 {
+            return Idle::No;
         }
-        let mut acquires = Box::pin(pool.acquire());
-        let at_once = poll_immediate(&mut acquires).await;
-        let lent = match at_once {
-            Some(lent) => lent,
-            None => {
-                // Others may have been first. It cannot be seen for certain.
-                let is_tried = pool.num_idle() < idle;
-                let moment = if is_tried { TRIED } else { IN_LINE };
-                timeout(moment, acquires).await.ok()?
-            }
+        let mut asked = Asked {
+            acquires: Some(Box::pin(pool.acquire())),
+            pool: pool.clone(),
         };
-        Some(Self::of(pool, lent.ok()?))
+        match timeout(IN_A_TURN, asked.lent()).await {
+            Ok(Ok(lent)) => Idle::Lent(lent),
+            Ok(Err(_)) => Idle::No,
+            Err(_) => Idle::Asked(asked),
+        }
     }
 
     /// Takes a connection that lies idle in a pool, untried, if there is one.
@@ -133,6 +128,47 @@ impl Drop for Lent {
             let is_outside = Handle::try_current().is_err();
             let _within = self.runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
             drop(connection.detach());
+        }
+    }
+}
+
+/// What becomes of a look for a connection that lies idle.
+pub(super) enum Idle {
+    Lent(Lent),
+    /// The pool is about to lend one.
+    Asked(Asked),
+    No,
+}
+
+/// A connection that a pool was asked for. A pool closes what it is about to lend if that is not waited for any more. So a task waits
+/// for what is dropped here, and gives it back.
+pub(super) struct Asked {
+    /// `None` once it has an answer.
+    acquires: Option<BoxFuture<'static, sqlx::Result<PoolConnection<Sqlite>>>>,
+    pool: SqlitePool,
+}
+
+impl Asked {
+    /// Waits for the connection.
+    pub(super) async fn by(mut self, patience: &Patience) -> Result<Lent, StoreError> {
+        let lent = timeout(patience.for_an_errand(), self.lent()).await;
+        lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)
+    }
+
+    async fn lent(&mut self) -> sqlx::Result<Lent> {
+        let lent = match &mut self.acquires {
+            Some(acquires) => acquires.await,
+            None => Err(sqlx::Error::PoolTimedOut),
+        };
+        self.acquires = None;
+        Ok(Lent::of(&self.pool, lent?))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let (Some(acquires), Ok(runtime)) = (self.acquires.take(), Handle::try_current()) {
+            runtime.spawn(acquires.map(drop));
         }
     }
 }

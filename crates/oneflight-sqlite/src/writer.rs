@@ -26,7 +26,7 @@ use super::ending::Commits;
 use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
 use super::handed::Handed;
-use super::lent::{Kept, Lent};
+use super::lent::{Idle, Kept, Lent};
 use super::queue::{Queue, Rank};
 use super::settings::Settings;
 use oneflight::store::{self, StoreError};
@@ -223,13 +223,24 @@ impl Writer {
             },
             Connections::Users => Lent::by(&self.pool, patience).await,
         };
+        Ok(self.lent(lent?).await)
+    }
+
+    /// Returns the connection of a turn as a test wants it.
+    #[cfg_attr(
+        not(test),
+        expect(
+            clippy::unused_async,
+            clippy::unused_self,
+            reason = "outside of tests it is as it is"
+        )
+    )]
+    pub(super) async fn lent(&self, lent: Lent) -> Lent {
         #[cfg(test)]
-        let lent = match lent {
-            Ok(mut lent) => {
-                self.faults.limit(&mut lent).await;
-                Ok(lent)
-            }
-            Err(error) => Err(error),
+        let lent = {
+            let mut lent = lent;
+            self.faults.limit(&mut lent).await;
+            lent
         };
         lent
     }
@@ -295,7 +306,7 @@ impl Writer {
         turn.is_known = false;
         if self.rank_of_work() != Rank::Work {
             turn.connection = self.lend(&turn.patience).await?;
-        } else if let Some(connection) = self.lend_idle().await {
+        } else if let Idle::Lent(connection) = self.lend_idle().await {
             turn.connection = connection;
         } else {
             drop(turn.place.take());

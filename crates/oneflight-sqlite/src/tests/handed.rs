@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::handed::IN_A_ROW;
 use super::super::queue::Rank;
+use super::super::works::Soon;
 use super::super::writer::{Turn, Writer};
 use super::id;
 use super::shop::{LONG, MINUTE, Shop, end};
@@ -142,7 +143,10 @@ async fn what_waits_for_the_turn_for_a_moment_has_the_connection_as_well() {
     assert!(poll!(&mut soon).is_pending() && poll!(&mut user).is_pending());
     over(works, first);
     let soon = timeout(LONG / 2, soon).await.unwrap();
-    over(works, soon.expect("it finds no connection"));
+    match soon {
+        Soon::Turn(soon) => over(works, soon),
+        Soon::TheTurnAlone | Soon::No => panic!("it finds no connection"),
+    }
     drop(user.await.unwrap());
 }
 

@@ -2,15 +2,17 @@
 
 use std::future::{Future, pending};
 use std::pin::pin;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{Either, join_all, select};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::queue::Rank;
 use super::id;
@@ -94,4 +96,43 @@ fn a_connection_that_is_left_to_one_that_goes_outside_a_runtime_is_closed() {
     assert!(!works.handed.has_any());
     let lent = runtime.block_on(async { timeout(LONG / 2, pool.acquire()).await });
     runtime.block_on(async { drop(lent.expect("it is kept").unwrap()) });
+}
+
+/// A pool that was about to lend one, and finds that nobody waits any more, closes it.
+#[tokio::test]
+async fn no_connection_is_closed_because_it_takes_the_pool_its_time_to_lend_it() {
+    const MANY: usize = 6;
+    let (connected, tried) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counts = [Arc::clone(&connected), Arc::clone(&tried)];
+    let [connects, tries] = counts.map(|count| move || count.fetch_add(1, Ordering::SeqCst));
+    let pool = SqlitePoolOptions::new()
+        .max_connections(2)
+        .after_connect(move |_, _| {
+            connects();
+            Box::pin(async { Ok(()) })
+        })
+        .before_acquire(move |_, _| {
+            tries();
+            Box::pin(async {
+                sleep(Duration::from_millis(120)).await;
+                Ok(true)
+            })
+        });
+    let shop = Shop::on_a_pool(pool).await;
+    let idem = Idempotency::builder(shop.store.clone()).build();
+    let run = |n: usize| idem.run_in_tx(id(&format!("{n}")), |_| async { Ok(1) });
+    tried.store(0, Ordering::SeqCst);
+    // So many that they are taken for new ones, which is not worth it here.
+    for n in 0..2 * MANY {
+        assert_eq!(*run(n).await.unwrap(), 1);
+    }
+    let tried = tried.load(Ordering::SeqCst);
+    assert!(tried <= 2 * MANY + 1, "{tried}");
+    // The head of a line looks for one in its turn.
+    for done in join_all((0..MANY).map(|n| run(100 + n))).await {
+        assert_eq!(*done.unwrap(), 1);
+    }
+    // The store's own is one of them.
+    let connected = connected.load(Ordering::SeqCst);
+    assert!(connected <= 3, "{connected}");
 }
