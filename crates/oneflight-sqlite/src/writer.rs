@@ -227,14 +227,7 @@ impl Writer {
     }
 
     /// Returns the connection of a turn as a test wants it.
-    #[cfg_attr(
-        not(test),
-        expect(
-            clippy::unused_async,
-            clippy::unused_self,
-            reason = "outside of tests it is as it is"
-        )
-    )]
+    #[cfg_attr(not(test), expect(clippy::unused_async, reason = "outside of tests it is as it is"))]
     pub(super) async fn lent(&self, lent: Lent) -> Lent {
         #[cfg(test)]
         let lent = {
