@@ -49,10 +49,14 @@ async fn begun<F: Future<Output: std::fmt::Debug>>(work: F, begun: oneshot::Rece
 
 #[test]
 fn a_turn_that_is_dropped_outside_a_runtime_is_rolled_back() {
-    let (runtime, shop) = shop(3);
-    let turn = runtime.block_on(shop.store.works.begin(Rank::Work, None)).unwrap();
-    drop(turn);
-    runtime.block_on(can_be_written(&shop));
+    for ends in [false, true] {
+        let (runtime, shop) = shop(3);
+        let turn = runtime.block_on(shop.store.works.begin(Rank::Work, None)).unwrap();
+        let runtime = (!ends).then_some(runtime);
+        drop(turn);
+        let (another, _) = self::shop(1);
+        runtime.unwrap_or(another).block_on(can_be_written(&shop));
+    }
 }
 
 #[test]
