@@ -22,6 +22,19 @@ enum Seal {
     /// Nothing that the [seal] is needed for.
     Aside,
     Closed,
+    /// The same, after a look at the record in the same errand.
+    ClosedAfterLook,
+}
+
+impl Seal {
+    /// Returns whether an error says that there is a record.
+    fn is_of_a_record(self, error: &sqlx::Error) -> bool {
+        match self {
+            Self::Aside => false,
+            Self::Closed => is_constraint(error),
+            Self::ClosedAfterLook => is_constraint(error) || is_too_big(error),
+        }
+    }
 }
 
 /// Whether a transaction was begun.
@@ -88,7 +101,11 @@ impl Writer {
             let within = claims::hold_new(&request.id, file);
             self.settings.and_begin_between(&before, &within)
         };
-        let begun = self.begin_within(turn, Seal::Closed, statements).await;
+        let seal = match is_looked_at {
+            true => Seal::Closed,
+            false => Seal::ClosedAfterLook,
+        };
+        let begun = self.begin_within(turn, seal, statements).await;
         begun.map_err(|error| self.file.named(error))
     }
 
@@ -107,7 +124,7 @@ impl Writer {
             };
             if is_busy(&error) {
                 self.pause(&mut turn.patience).await?;
-            } else if seal == Seal::Closed && (is_constraint(&error) || is_too_big(&error)) {
+            } else if seal.is_of_a_record(&error) {
                 return Ok(Begun::No);
             } else if !has_seal && is_plain(&error) && seal::install(turn).await.is_ok() {
                 has_seal = true;

@@ -26,11 +26,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::busy::Patience;
@@ -48,7 +50,11 @@ pub(super) const ONE_MORE: Duration = Duration::from_secs(10);
 
 /// The user's pool, beside whose connections the store has one of its own.
 #[derive(Clone)]
-pub(super) struct Beside(SqlitePool);
+pub(super) struct Beside {
+    pool: SqlitePool,
+    /// Whether a task waits for the pool to be closed. It goes when its runtime does.
+    is_watched: Arc<AtomicBool>,
+}
 
 impl Beside {
     /// Returns a pool of one connection, which is made as those of the user's pool are, if there can be one beside them.
@@ -66,7 +72,10 @@ impl Beside {
         if !can_be {
             return None;
         }
-        let beside = Self(pool.clone());
+        let beside = Self {
+            pool: pool.clone(),
+            is_watched: Arc::default(),
+        };
         // With the hooks of the user's.
         let options = pool.options().clone().min_connections(0).max_connections(1);
         // Each that wants it has a patience of its own, and connecting takes its time however short that is.
@@ -80,7 +89,7 @@ impl Beside {
 
     /// Returns what the pool connects with at the moment, for this file.
     fn options(&self, file: &DatabaseFile) -> SqliteConnectOptions {
-        let options = SqliteConnectOptions::clone(&self.0.connect_options());
+        let options = SqliteConnectOptions::clone(&self.pool.connect_options());
         // That which was found: never another one, and never a new one.
         let options = options.filename(file.path()).create_if_missing(false);
         options.busy_timeout(BUSY_TIMEOUT)
@@ -88,20 +97,33 @@ impl Beside {
 
     /// Has the next connection made as the user's pool would make one now, or as before if one like that could not be beside it.
     pub(super) fn follow(&self, writers: &SqlitePool, file: &DatabaseFile) {
-        if !needs_its_options(&self.0.connect_options()) {
+        if !needs_its_options(&self.pool.connect_options()) {
             writers.set_connect_options(self.options(file));
         }
     }
 
-    /// Closes the connection when the user's pool is closed. Nothing that the store ends with is kept by this.
-    pub(super) fn close_along(&self, kept: &Kept, writers: &SqlitePool, gathered: &Arc<Gathered>) {
-        let (closes, kept, writers) = (self.0.close_event(), kept.downgrade(), writers.clone());
-        let gathered = Arc::clone(gathered);
-        tokio::spawn(async move {
-            select(pin!(closes), pin!(gathered.ends())).await;
-            let kept = kept.upgrade();
-            close(kept.as_ref(), &writers, &gathered).await;
-        });
+    /// Returns whether the user's pool is open. As long as it is, this sees to it that the connection is closed when the pool is. Nothing
+    /// that the store ends with is kept by this.
+    pub(super) fn is_open(&self, kept: &Kept, writers: &SqlitePool, gathered: &Arc<Gathered>) -> bool {
+        if self.pool.is_closed() {
+            return false;
+        }
+        if !self.is_watched.load(Ordering::Acquire)
+            && let Ok(runtime) = Handle::try_current()
+            && !self.is_watched.swap(true, Ordering::AcqRel)
+        {
+            let watch = Watch(Arc::clone(&self.is_watched));
+            let (closes, kept, writers) = (self.pool.close_event(), kept.downgrade(), writers.clone());
+            let gathered = Arc::clone(gathered);
+            runtime.spawn(async move {
+                let _watch = watch;
+                select(pin!(closes), pin!(gathered.ends())).await;
+                let kept = kept.upgrade();
+                close(kept.as_ref(), &writers, &gathered).await;
+            });
+        }
+        // The event tells of none that was before it.
+        !self.pool.is_closed()
     }
 
     /// Looks at each connection that lies idle in the user's pool, and closes those on which a transaction was left open. A lock
@@ -109,13 +131,13 @@ impl Beside {
     pub(super) async fn look_for_what_was_left(&self, patience: &Patience) {
         const LOOK: &str = "PRAGMA main.locking_mode = normal; BEGIN; SELECT 1 FROM main.sqlite_schema LIMIT 1; COMMIT";
         // The one that has been idle for the longest comes first, and is the last one when it has been given back.
-        let idle = u32::try_from(self.0.num_idle()).unwrap_or(u32::MAX);
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         let looks = Instant::now();
-        for looked in 0..idle.min(self.0.options().get_max_connections()) {
+        for looked in 0..idle.min(self.pool.options().get_max_connections()) {
             if looked > 0 && (patience.remaining().is_zero() || looks.elapsed() >= IDLE_ANSWERS) {
                 return;
             }
-            let Some(mut idle) = Lent::at_once(&self.0) else {
+            let Some(mut idle) = Lent::at_once(&self.pool) else {
                 return;
             };
             let answers = patience.for_an_errand().min(IDLE_ANSWERS);
@@ -124,6 +146,15 @@ impl Beside {
                 idle.give_back();
             }
         }
+    }
+}
+
+/// Lasts as long as the pool is watched.
+struct Watch(Arc<AtomicBool>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sqlx::Row;
@@ -113,6 +114,25 @@ impl DatabaseFile {
     pub(super) fn named(&self, error: StoreError) -> StoreError {
         about(&self.path, error)
     }
+}
+
+/// Returns the path of a file in full, if it is one.
+pub(super) fn path_of_file(path: &Path) -> Result<PathBuf, StoreError> {
+    let name = path.as_os_str().as_encoded_bytes();
+    if name.is_empty() || name == b":memory:" {
+        return Err(StoreError::Unsupported {
+            advice: "SqliteStore::open takes the path of a file; use MemoryStore to keep records in memory",
+        });
+    }
+    if name.starts_with(b"sqlite:") || name.starts_with(b"file:") {
+        return Err(StoreError::Unsupported {
+            advice: "SqliteStore::open takes the path of a file, not a URL: leave out the scheme, or make a pool of the URL \
+                     and use SqliteStore::from_pool (a file of such a name is opened by a path, such as ./sqlite:name); \
+                     use MemoryStore to keep records in memory",
+        });
+    }
+    // The name of a file in a directory, whatever it is: SQLite gives some names a meaning.
+    Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
 }
 
 /// Adds to an error which file it is about.

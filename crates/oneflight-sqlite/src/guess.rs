@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::begun::Begun;
+use super::works::Soon;
 use super::writer::{Turn, Writer};
 use oneflight::store::{ClaimRequest, StoreError};
 
@@ -64,12 +65,18 @@ impl Guess {
         if !works.begins_at_once() || !self.is_new() {
             return Ok(None);
         }
-        let turn = match self.waits() {
+        let soon = match self.waits() {
             Some(_waits) => works.turn_soon(SOON, request.patience).await,
-            None => None,
+            None => Soon::No,
         };
-        let Some(mut turn) = turn else {
-            return Ok(None);
+        let mut turn = match soon {
+            Soon::Turn(turn) => turn,
+            Soon::TheTurnAlone => {
+                // The look waits for the pool without a turn.
+                self.saw(false);
+                return Ok(None);
+            }
+            Soon::No => return Ok(None),
         };
         let begun = works.begin_new(&mut turn, request, false).await?;
         self.saw(begun == Begun::Yes);

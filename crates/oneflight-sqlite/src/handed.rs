@@ -13,11 +13,12 @@
 //!
 //! Transactions that go on with one connection are a series. It ends after some of them, and after a moment, whatever becomes of the
 //! next one: that may be kept and not polled, or wait for the turn of others. Others in the pool's line may wait for this very
-//! connection, and the pool tries it and looks whether it is too old.
+//! connection, and the pool tries it and looks whether it is too old. Who has the connection sees to that when handing it on. What is
+//! kept and not taken, a task in the runtime of who began the series gives back.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select;
 use parking_lot::Mutex;
@@ -62,6 +63,7 @@ impl Default for State {
 
 struct Series {
     number: u64,
+    since: Instant,
     /// How many times more the connection may be handed on.
     left: u32,
 }
@@ -72,7 +74,9 @@ impl State {
         if self.kept.is_some() {
             return Some(lent);
         }
-        let goes_on = self.series.as_ref().is_none_or(|series| series.left > 0);
+        let moment = self.moment;
+        let goes_on = |series: &Series| series.left > 0 && series.since.elapsed() < moment;
+        let goes_on = self.series.as_ref().is_none_or(goes_on);
         if self.in_line == 0 || !goes_on {
             self.series = None;
             return Some(lent);
@@ -82,6 +86,7 @@ impl State {
             *begun += 1;
             Series {
                 number: *begun,
+                since: Instant::now(),
                 left: IN_A_ROW,
             }
         });
@@ -122,6 +127,10 @@ impl Handed {
                 number,
             };
             tokio::spawn(series.ends(moment, pool.close_event()));
+        }
+        // The event tells of none that was before it, and its runtime may rest.
+        if pool.is_closed() {
+            self.give_back();
         }
     }
 

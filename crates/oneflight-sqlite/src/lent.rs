@@ -8,66 +8,68 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::poll_immediate;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::busy::{Patience, unavailable};
 use oneflight::store::StoreError;
 
-/// How long a pool may take to try a connection that lies idle, which is an errand, and a hook of the user's.
-const TRIED: Duration = Duration::from_millis(100);
-/// How long what was idle a moment ago, and was lent to others since, is waited for.
-const IN_LINE: Duration = Duration::from_millis(20);
+/// How long a turn lasts without the connection that it is for. All that write wait along. A pool tries what lies idle, which is an
+/// errand, and may call a hook of the user's; and others may be first.
+const IN_A_TURN: Duration = Duration::from_millis(5);
 
 pub(super) struct Lent {
     /// `None` once it was given back or closed.
     connection: Option<PoolConnection<Sqlite>>,
     /// Where it is kept when it is given back, if not in its pool.
     kept: Option<Kept>,
+    /// The runtime in which it was lent, if its pool replaces what is taken out of it, for which it begins a task.
+    runtime: Option<Handle>,
 }
 
 impl Lent {
+    fn of(pool: &SqlitePool, connection: PoolConnection<Sqlite>) -> Self {
+        let replaces = pool.options().get_min_connections() > 0;
+        Self {
+            connection: Some(connection),
+            kept: None,
+            runtime: replaces.then(Handle::try_current).and_then(Result::ok),
+        }
+    }
+
     /// Waits for a connection.
     pub(super) async fn by(pool: &SqlitePool, patience: &Patience) -> Result<Self, StoreError> {
         // Boxed: the compiler limits how deep the futures of a user's handler are nested, and those of a pool are deep.
         let lent = timeout(patience.for_an_errand(), Box::pin(pool.acquire())).await;
         let connection = lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)?;
-        Ok(Self {
-            connection: Some(connection),
-            kept: None,
-        })
+        Ok(Self::of(pool, connection))
     }
 
-    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for in the
-    /// pool's line, or to be made anew.
-    pub(super) async fn idle(pool: &SqlitePool) -> Option<Self> {
-        let idle = pool.num_idle();
-        if idle == 0 {
-            return None;
+    /// Takes a connection that lies idle in a pool, tried and with the pool's hooks, if there is one. It is hardly waited for.
+    pub(super) async fn idle(pool: &SqlitePool) -> Idle {
+        if pool.num_idle() == 0 {
+            return Idle::No;
         }
-        let mut acquires = Box::pin(pool.acquire());
-        let at_once = poll_immediate(&mut acquires).await;
-        let lent = match at_once {
-            Some(lent) => lent,
-            None => {
-                // Others may have been first. It cannot be seen for certain.
-                let is_tried = pool.num_idle() < idle;
-                let moment = if is_tried { TRIED } else { IN_LINE };
-                timeout(moment, acquires).await.ok()?
-            }
+        let mut asked = Asked {
+            acquires: Some(Box::pin(pool.acquire())),
+            pool: pool.clone(),
         };
-        let connection = Some(lent.ok()?);
-        Some(Self { connection, kept: None })
+        match timeout(IN_A_TURN, asked.lent()).await {
+            Ok(Ok(lent)) => Idle::Lent(lent),
+            Ok(Err(_)) => Idle::No,
+            Err(_) => Idle::Asked(asked),
+        }
     }
 
     /// Takes a connection that lies idle in a pool, untried, if there is one.
     pub(super) fn at_once(pool: &SqlitePool) -> Option<Self> {
-        let connection = Some(pool.try_acquire()?);
-        Some(Self { connection, kept: None })
+        Some(Self::of(pool, pool.try_acquire()?))
     }
 
     /// Gives the connection back to the pool, or to where it is kept.
@@ -83,6 +85,7 @@ impl Lent {
         Self {
             connection: self.connection.take(),
             kept: self.kept.take(),
+            runtime: self.runtime.take(),
         }
     }
 
@@ -120,8 +123,52 @@ impl DerefMut for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Not `close_on_drop`: that would spawn, and there may be no runtime any more.
+            // Not `close_on_drop`: that would spawn, and there may be no runtime any more. This spawns only what may be lost with
+            // a runtime, but needs one for it.
+            let is_outside = Handle::try_current().is_err();
+            let _within = self.runtime.as_ref().filter(|_| is_outside).map(Handle::enter);
             drop(connection.detach());
+        }
+    }
+}
+
+/// What becomes of a look for a connection that lies idle.
+pub(super) enum Idle {
+    Lent(Lent),
+    /// The pool is about to lend one.
+    Asked(Asked),
+    No,
+}
+
+/// A connection that a pool was asked for. A pool closes what it is about to lend if that is not waited for any more. So a task waits
+/// for what is dropped here, and gives it back.
+pub(super) struct Asked {
+    /// `None` once it has an answer.
+    acquires: Option<BoxFuture<'static, sqlx::Result<PoolConnection<Sqlite>>>>,
+    pool: SqlitePool,
+}
+
+impl Asked {
+    /// Waits for the connection.
+    pub(super) async fn by(mut self, patience: &Patience) -> Result<Lent, StoreError> {
+        let lent = timeout(patience.for_an_errand(), self.lent()).await;
+        lent.map_err(|_| StoreError::NoConnection)?.map_err(unavailable)
+    }
+
+    async fn lent(&mut self) -> sqlx::Result<Lent> {
+        let lent = match &mut self.acquires {
+            Some(acquires) => acquires.await,
+            None => Err(sqlx::Error::PoolTimedOut),
+        };
+        self.acquires = None;
+        Ok(Lent::of(&self.pool, lent?))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let (Some(acquires), Ok(runtime)) = (self.acquires.take(), Handle::try_current()) {
+            runtime.spawn(acquires.map(drop));
         }
     }
 }
@@ -157,6 +204,8 @@ impl Kept {
         Some(Lent {
             connection: Some(connection),
             kept: Some(self.clone()),
+            // A pool of the store's own, which replaces nothing.
+            runtime: None,
         })
     }
 

@@ -10,6 +10,9 @@
 //! transaction, which is one wait for the disk for all. A thread of the store's own does that, from when it is first
 //! needed until the store is dropped. It makes the renewals of several leases as well.
 //!
+//! Over a pool of your own in WAL mode, the store writes on a connection of its own beside it. [`SqliteStore::from_pool`] says what
+//! that asks of you: above all, end with [`SqliteStore::close`], and leave the file alone until that has returned.
+//!
 //! The time is the database's: `unixepoch('subsec')` in SQL, in milliseconds. All processes are on one machine, hence
 //! on one clock. If the clock is set back, leases and retention last longer by as much. If it is set forward, what ends
 //! within that time ends at once: a live holder whose lease is over may be taken over before it renews, as if it had

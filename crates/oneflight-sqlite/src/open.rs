@@ -1,6 +1,6 @@
 //! Opening a database file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::beside::{Beside, ONE_MORE, needs_its_options};
 use super::busy::{Patience, is_busy, unavailable};
 use super::ending::Commits;
-use super::file::{DatabaseFile, about};
+use super::file::{DatabaseFile, about, path_of_file};
 use super::lent::Lent;
 use super::renewals::Renewing;
 use super::schema;
@@ -195,7 +195,8 @@ impl SqliteStore {
     /// Four things are not compensated for, so leave none of them on connections of this pool: temporary *triggers* on
     /// our tables, which may undo what we write; `PRAGMA full_column_names`, with which our columns are not found; a file
     /// that is attached to be read only, which counts as any other; and a commit hook that is set through the raw handle
-    /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself.
+    /// (`sqlite3_commit_hook`) after ours, which takes its place unnoticed, so that work may end its transaction by itself: then it is
+    /// done, and has no record, and is done again when it is asked for again.
     ///
     /// In WAL mode, the store writes claims, results and renewals on a connection of its own beside those of the pool, which is
     /// made by the pool's options and with its hooks. So it needs a connection of the pool to look at
@@ -205,15 +206,21 @@ impl SqliteStore {
     /// which this waits.) What the pool is given later by `set_connect_options` is followed, but for a shared cache or a URL;
     /// with an exclusive lock, neither the pool nor the store can connect once more.
     ///
-    /// *End with [`close`](Self::close)*, which closes that connection and the pool, and waits for both. `pool.close()` has that
-    /// connection closed as well, but returns before it is. Until then what was committed last is perhaps in the log (`-wal`)
-    /// alone, and a copy of the file without it lacks that: records too, without which work is done again. While the connection
-    /// is open, the file stays in WAL mode: `PRAGMA journal_mode=DELETE` is told that the database is locked.
+    /// *End with [`close`](Self::close)*, which closes that connection and the pool, and waits for both. After `pool.close()` the store
+    /// writes nothing either, but that returns before the connection is closed: by a task, by the next call that would write, or when
+    /// the store is dropped. *Until it is closed, do not copy, overwrite, move or replace the file.* What was committed last is perhaps
+    /// in the log (`-wal`) alone, and a copy of the file without it lacks that: records too, without which work is done again. And it
+    /// is moved from there into the file at the end, whatever that holds by then: a backup that was copied over it is damaged. While
+    /// the connection is open, the file stays in WAL mode: `PRAGMA journal_mode=DELETE` is told that the database is locked.
     ///
     /// What is wanted by several callers at once is done on a thread of the store's, in a runtime of one thread, and so are
     /// renewals. Hooks of the pool (`after_connect`, `before_acquire`, `after_release`) may be called there as well. They must not
-    /// call `block_in_place`, which panics there, and what they spawn there ends with the store. In a crowd of `run_in_tx`, one
-    /// goes on with the connection of another, up to 16 times or for 100 ms, without `after_release` and `before_acquire` in between.
+    /// call `block_in_place`, which panics there, and what they spawn there ends with the store.
+    ///
+    /// *In a crowd of `run_in_tx`, one goes on with the connection of another*, up to 16 times or for 100 ms, *without `after_release`
+    /// and `before_acquire` in between*. So what work leaves on its connection (a temporary table, an update hook, a setting of its
+    /// tenant's) may be there for the next request. Have work begin with what it needs, as if these hooks were not there. And a writer
+    /// that is kept waiting for the lock looks at idle connections without `before_acquire`.
     ///
     /// A transaction that was left open *after it wrote* holds the one right to write, until the pool lends its connection and it is
     /// closed, or a writer that waits has found it among the idle ones. Until then all writers wait, as for any other writer.
@@ -261,25 +268,6 @@ impl SqliteStore {
         }
         Ok(store)
     }
-}
-
-/// Returns the path of a file in full, if it is one.
-fn path_of_file(path: &Path) -> Result<PathBuf, StoreError> {
-    let name = path.as_os_str().as_encoded_bytes();
-    if name.is_empty() || name == b":memory:" {
-        return Err(StoreError::Unsupported {
-            advice: "SqliteStore::open takes the path of a file; use MemoryStore to keep records in memory",
-        });
-    }
-    if name.starts_with(b"sqlite:") || name.starts_with(b"file:") {
-        return Err(StoreError::Unsupported {
-            advice: "SqliteStore::open takes the path of a file, not a URL: leave out the scheme, or make a pool of the URL \
-                     and use SqliteStore::from_pool (a file of such a name is opened by a path, such as ./sqlite:name); \
-                     use MemoryStore to keep records in memory",
-        });
-    }
-    // The name of a file in a directory, whatever it is: SQLite gives some names a meaning.
-    Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
 }
 
 async fn open_file(options: &SqliteOptions, path: &Path) -> Result<SqliteStore, StoreError> {

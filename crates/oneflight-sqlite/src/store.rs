@@ -122,7 +122,8 @@ impl SqliteStore {
     /// Closes all connections, also those of a pool of the caller's, and waits until they are closed. Every later operation of the
     /// store fails.
     ///
-    /// The last connection of all processes to the file moves into it what is in its log (`-wal`), and deletes that.
+    /// The last connection of all processes to the file moves into it what is in its log (`-wal`), and deletes that. Do not copy or replace
+    /// the file before this has returned.
     pub async fn close(&self) {
         self.writer.close().await;
         self.pool.close().await;

@@ -4,6 +4,7 @@ mod beside;
 mod failures;
 mod full;
 mod handed;
+mod lent;
 mod renewals;
 mod shop;
 mod spans;

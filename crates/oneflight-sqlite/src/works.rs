@@ -26,13 +26,21 @@ use tokio::time::timeout;
 
 use super::busy::Patience;
 use super::file::Databases;
-use super::lent::Lent;
+use super::lent::{Idle, Lent};
 use super::queue::{Head, Rank};
 use super::writer::{Connections, Place, Turn, Writer};
 use oneflight::store::StoreError;
 
 /// How long the turn is waited for with a connection of the user's pool in hand.
 const MOMENT: Duration = Duration::from_millis(100);
+
+/// What becomes of a turn that is to be had soon.
+pub(super) enum Soon {
+    Turn(Turn),
+    /// It was had, but no connection in a moment, for which all that write have waited.
+    TheTurnAlone,
+    No,
+}
 
 impl Writer {
     /// Waits for a turn, and for a connection of the user's pool, beside which the store has one of its own. The limit, if any,
@@ -47,13 +55,21 @@ impl Writer {
             let place = timeout(queueing.remaining(), self.wait_for(&mut enters));
             let place = place.await.map_err(|_| queueing.exhausted())??;
             self.file.still_there()?;
-            if let Some(connection) = self.lend_idle().await {
-                let patience = self.patience(limit, queueing.waited());
-                return Ok(self.turn_on(connection, place, patience));
-            }
+            let asked = match self.lend_idle().await {
+                Idle::Lent(connection) => {
+                    let patience = self.patience(limit, queueing.waited());
+                    return Ok(self.turn_on(connection, place, patience));
+                }
+                Idle::Asked(asked) => Some(asked),
+                Idle::No => None,
+            };
             drop(place);
             let for_the_pool = Patience::new(self.deadline().min(queueing.remaining()));
-            let mut connection = self.lend(&for_the_pool).await?;
+            let mut connection = match asked {
+                // It keeps its place in the pool's line as well.
+                Some(asked) => self.lent(asked.by(&for_the_pool).await?).await,
+                None => self.lend(&for_the_pool).await?,
+            };
             enters = Box::pin(self.enter_as(&head));
             match timeout(MOMENT.min(queueing.remaining()), self.wait_for(&mut enters)).await {
                 Ok(place) => match place.and_then(|place| self.file.still_there().map(|()| place)) {
@@ -80,18 +96,15 @@ impl Writer {
     }
 
     /// Takes a connection of the user's pool for a turn, if the last one has left its own, or one lies idle.
-    pub(super) async fn lend_idle(&self) -> Option<Lent> {
-        let lent = match self.handed.take(&self.pool) {
-            Some(left) => left,
-            None => Lent::idle(&self.pool).await?,
+    pub(super) async fn lend_idle(&self) -> Idle {
+        let idle = match self.handed.take(&self.pool) {
+            Some(left) => Idle::Lent(left),
+            None => Lent::idle(&self.pool).await,
         };
-        #[cfg(test)]
-        let lent = {
-            let mut lent = lent;
-            self.faults.limit(&mut lent).await;
-            lent
-        };
-        Some(lent)
+        match idle {
+            Idle::Lent(lent) => Idle::Lent(self.lent(lent).await),
+            idle => idle,
+        }
     }
 
     /// Ends the use of a connection in a turn, with which nothing is under way any more: it is left to the next work in line, or
@@ -113,7 +126,7 @@ impl Writer {
     }
 
     /// Returns a turn of work if it is to be had soon, and a connection at once.
-    pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Option<Turn> {
+    pub(super) async fn turn_soon(&self, soon: Duration, limit: Option<Duration>) -> Soon {
         let patience = Patience::new(self.deadline().min(limit.unwrap_or(Duration::MAX)));
         let rank = self.rank_of_work();
         let _in_line = self.handed.line_up();
@@ -121,15 +134,26 @@ impl Writer {
             Some(place) => place,
             None => {
                 let enter = self.wait_for(self.enter(rank));
-                timeout(soon.min(patience.remaining()), enter).await.ok()?.ok()?
+                match timeout(soon.min(patience.remaining()), enter).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) | Err(_) => return Soon::No,
+                }
             }
         };
-        self.file.still_there().ok()?;
-        let connection = match self.connections {
-            Connections::Own => self.lend(&Patience::new(Duration::ZERO)).await.ok()?,
-            Connections::Users => self.lend_idle().await?,
+        if self.file.still_there().is_err() {
+            return Soon::No;
+        }
+        let idle = match self.connections {
+            Connections::Own => self.lend(&Patience::new(Duration::ZERO)).await.ok(),
+            Connections::Users => match self.lend_idle().await {
+                Idle::Lent(connection) => Some(connection),
+                Idle::Asked(_) => return Soon::TheTurnAlone,
+                Idle::No => None,
+            },
         };
-        Some(self.turn_on(connection, place, patience))
+        idle.map_or(Soon::No, |connection| {
+            Soon::Turn(self.turn_on(connection, place, patience))
+        })
     }
 
     /// Returns a turn of work as [`turn`](Self::turn) does: on the connection that the caller has looked at its record with, if

@@ -26,7 +26,7 @@ use super::ending::Commits;
 use super::file::DatabaseFile;
 use super::gathered::{Gathered, InUse};
 use super::handed::Handed;
-use super::lent::{Kept, Lent};
+use super::lent::{Idle, Kept, Lent};
 use super::queue::{Queue, Rank};
 use super::settings::Settings;
 use oneflight::store::{self, StoreError};
@@ -120,8 +120,9 @@ impl Writer {
 
     /// Has the writer, whose connections are its own, write beside a pool of the user's, on this one first.
     pub(super) fn beside(mut self, beside: Beside, connection: Lent) -> Self {
-        beside.close_along(&self.kept, &self.pool, &self.gathered);
         self.beside = Some(beside);
+        // Also if nothing is ever written.
+        self.is_to_write();
         self.kept.keep(connection);
         self.is_changed.store(true, Ordering::SeqCst);
         self
@@ -193,9 +194,23 @@ impl Writer {
         Box::pin(self.queue.enter(rank, || self.gathered.see_to_it())).await
     }
 
+    /// Returns whether the connection is to be used. One beside a pool of the user's ends with it.
+    fn is_to_write(&self) -> bool {
+        let is_open = |beside: &Beside| beside.is_open(&self.kept, &self.pool, &self.gathered);
+        self.beside.as_ref().is_none_or(is_open)
+    }
+
     /// Waits for the connection of a turn.
     pub(super) async fn lend(&self, patience: &Patience) -> Result<Lent, StoreError> {
         let lent = match self.connections {
+            Connections::Own if !self.is_to_write() => {
+                // From here on none is made in its place.
+                drop(self.pool.close());
+                if let Some(mut connection) = self.kept.close() {
+                    connection.close().await;
+                }
+                Err(StoreError::NoConnection)
+            }
             Connections::Own => match self.kept.take() {
                 Some(kept) => Ok(kept),
                 None => {
@@ -208,13 +223,17 @@ impl Writer {
             },
             Connections::Users => Lent::by(&self.pool, patience).await,
         };
+        Ok(self.lent(lent?).await)
+    }
+
+    /// Returns the connection of a turn as a test wants it.
+    #[cfg_attr(not(test), expect(clippy::unused_async, reason = "outside of tests it is as it is"))]
+    pub(super) async fn lent(&self, lent: Lent) -> Lent {
         #[cfg(test)]
-        let lent = match lent {
-            Ok(mut lent) => {
-                self.faults.limit(&mut lent).await;
-                Ok(lent)
-            }
-            Err(error) => Err(error),
+        let lent = {
+            let mut lent = lent;
+            self.faults.limit(&mut lent).await;
+            lent
         };
         lent
     }
@@ -222,8 +241,9 @@ impl Writer {
     /// Takes the connection of a turn, if it can be had at once.
     pub(super) fn lend_at_once(&self) -> Option<Lent> {
         match self.connections {
-            Connections::Own => self.kept.take(),
-            Connections::Users => None,
+            Connections::Own if self.is_to_write() => self.kept.take(),
+            // What closes it waits for that.
+            Connections::Own | Connections::Users => None,
         }
     }
 
@@ -279,7 +299,7 @@ impl Writer {
         turn.is_known = false;
         if self.rank_of_work() != Rank::Work {
             turn.connection = self.lend(&turn.patience).await?;
-        } else if let Some(connection) = self.lend_idle().await {
+        } else if let Idle::Lent(connection) = self.lend_idle().await {
             turn.connection = connection;
         } else {
             drop(turn.place.take());

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::handed::IN_A_ROW;
 use super::super::queue::Rank;
+use super::super::works::Soon;
 use super::super::writer::{Turn, Writer};
 use super::id;
 use super::shop::{LONG, MINUTE, Shop, end};
@@ -142,7 +143,10 @@ async fn what_waits_for_the_turn_for_a_moment_has_the_connection_as_well() {
     assert!(poll!(&mut soon).is_pending() && poll!(&mut user).is_pending());
     over(works, first);
     let soon = timeout(LONG / 2, soon).await.unwrap();
-    over(works, soon.expect("it finds no connection"));
+    match soon {
+        Soon::Turn(soon) => over(works, soon),
+        Soon::TheTurnAlone | Soon::No => panic!("it finds no connection"),
+    }
     drop(user.await.unwrap());
 }
 
@@ -282,6 +286,36 @@ async fn a_pool_that_is_closed_waits_for_none_that_is_handed_on() {
         timeout(LONG / 2, closes).await.expect("it is kept");
         let next = line.remove(0).unwrap().await;
         assert!(matches!(next, Err(StoreError::NoConnection)), "{:?}", next.err());
+    }
+}
+
+/// No task sees to it: its runtime rests.
+#[tokio::test]
+async fn a_series_ends_whatever_runtime_it_was_begun_in() {
+    let (short, long) = (Duration::from_millis(20), LONG);
+    for (moment, closes) in [(short, false), (long, true)] {
+        let shop = shop(1, moment).await;
+        let (works, pool) = (&shop.store.works, shop.store.pool());
+        let first = turn(works).await;
+        let mut line = line(works, 2).await;
+        // What has begun it ends nowhere else than there.
+        let rests = thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { over(works, first) });
+                runtime
+            });
+            elsewhere.join().unwrap()
+        });
+        let second = at_once(line.pop_front()).await;
+        let closed = closes.then(|| pool.close());
+        sleep(short).await;
+        over(works, second);
+        assert!(!works.handed.has_any());
+        if let Some(closed) = closed {
+            timeout(LONG / 2, closed).await.expect("it is kept");
+        }
+        thread::spawn(|| drop(rests)).join().unwrap();
     }
 }
 

@@ -54,12 +54,20 @@ impl Shop {
     }
 
     async fn lent_by(store: SqliteOptions, connections: u32) -> Self {
+        Self::on(SqlitePoolOptions::new().max_connections(connections), store).await
+    }
+
+    /// On a pool of the user's that is made like this.
+    pub(super) async fn on_a_pool(pool: SqlitePoolOptions) -> Self {
+        Self::on(pool, SqliteStore::options().busy_deadline(LONG)).await
+    }
+
+    async fn on(pool: SqlitePoolOptions, store: SqliteOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal);
-        let pool = SqlitePoolOptions::new().max_connections(connections);
         let pool = pool.connect_with(options).await.unwrap();
         let store = store.from_pool(pool).await.unwrap();
         Self { folder, store }

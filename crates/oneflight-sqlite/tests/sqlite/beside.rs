@@ -16,6 +16,7 @@ use oneflight_sqlite::SqliteStore;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use tempfile::TempDir;
+use tokio::runtime::Builder;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// What nothing here takes, however busy the machine is.
@@ -116,15 +117,47 @@ async fn a_pool_that_is_closed_takes_the_connection_beside_it_along() {
     let log = shop.path.with_extension("db-wal");
     assert!(log.exists());
     shop.pool.close().await;
-    // The last connection deletes the log.
+    is_closed(&log).await;
+    let late = shop.complete(claim).await;
+    assert!(matches!(late, Err(StoreError::NoConnection)), "{late:?}");
+    assert!(!log.exists(), "it was opened anew");
+}
+
+/// In a runtime that has ended, and in one that rests, in which no task goes on.
+#[test]
+fn a_pool_that_is_closed_takes_it_along_whatever_runtime_it_was_made_in() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    for ends in [false, true] {
+        let opener = runtime();
+        let shop = opener.block_on(Shop::open(2));
+        let opener = (!ends).then_some(opener);
+        let log = shop.path.with_extension("db-wal");
+        runtime().block_on(async {
+            let [first, late] = ["first", "late"].map(|key| shop.claim(key));
+            let (first, late) = (first.await, late.await);
+            assert!(log.exists());
+            shop.pool.close().await;
+            if ends {
+                is_closed(&log).await;
+            }
+            let first = shop.complete(first).await;
+            assert!(matches!(first, Err(StoreError::NoConnection)), "{first:?}");
+            is_closed(&log).await;
+            let late = shop.store.renew(late.id(), late.token(), MINUTE).await;
+            assert!(matches!(late, Err(StoreError::NoConnection)), "{late:?}");
+            assert!(!log.exists(), "it was opened anew");
+        });
+        drop(opener);
+    }
+}
+
+/// Waits until the last connection is closed, which deletes the log.
+async fn is_closed(log: &Path) {
     let closes = Instant::now();
     while log.exists() {
         assert!(closes.elapsed() < LONG, "the file is still open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let late = shop.complete(claim).await;
-    assert!(matches!(late, Err(StoreError::NoConnection)), "{late:?}");
-    assert!(!log.exists(), "it was opened anew");
 }
 
 #[tokio::test]
@@ -144,11 +177,7 @@ async fn a_store_that_is_closed_or_dropped_leaves_nothing_open() {
                 pool.close().await;
             }
         }
-        let begun = Instant::now();
-        while log.exists() {
-            assert!(begun.elapsed() < LONG, "the file is still open");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        is_closed(&log).await;
     }
 }
 
