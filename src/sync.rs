@@ -18,9 +18,7 @@ use std::sync::atomic::Ordering;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
 pub(crate) use self::shipped::*;
 #[cfg(not(any(oneflight_loom, oneflight_shuttle)))]
-pub(crate) use self::workers::{
-    current_runtime, drives_itself, number_of, own_runtime, spawn_for_any_worker, stand_last,
-};
+pub(crate) use self::workers::{current_runtime, drives_itself, number_of, own_runtime, spawn_for_any_worker};
 
 #[cfg(oneflight_shuttle)]
 pub(crate) use self::scheduled::*;
@@ -170,8 +168,6 @@ mod modelled {
         loom::thread::yield_now();
     }
 
-    pub(crate) use yield_now as stand_last;
-
     /// Spawns tasks in a model: each is a thread of its own, unless it is to be [left](Runtime::Left).
     #[derive(Clone)]
     pub struct Handle;
@@ -317,7 +313,7 @@ mod scheduled {
     }
     pub(crate) use per_thread;
 
-    pub(crate) use shuttle::future::{yield_now, yield_now as stand_last};
+    pub(crate) use shuttle::future::yield_now;
 
     type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 

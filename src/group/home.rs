@@ -2,7 +2,7 @@
 
 use super::inner::Inner;
 use crate::flight::{Caller, Event, FlightRef, Home, Seat, Waking};
-use crate::sync::{Handle, current_runtime, drives_itself, spawn_for_any_worker, stand_last, yield_now};
+use crate::sync::{Handle, current_runtime, drives_itself, spawn_for_any_worker, yield_now};
 use crate::unwind::quietly;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hash};
@@ -87,13 +87,9 @@ where
     }
 
     fn wake_rest(&self, mut rest: Waking<K, T>, runtime: &Handle) {
-        let any_worker = drives_itself(runtime);
         let task = async move {
             while rest.wake_due() {
-                match any_worker {
-                    true => stand_last().await,
-                    false => yield_now().await,
-                }
+                yield_now().await;
             }
         };
         spawn_for_any_worker(runtime, task);

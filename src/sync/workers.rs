@@ -2,8 +2,6 @@
 
 use parking_lot::Mutex;
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::task::Poll;
 use tokio::runtime::{Handle, Id};
 
 /// Returns the runtime of the current context, if there is one.
@@ -24,20 +22,6 @@ pub(crate) fn spawn_for_any_worker(runtime: &Handle, task: impl Future<Output = 
     if drives_itself(runtime) {
         runtime.spawn(std::future::ready(()));
     }
-}
-
-/// Puts the task behind the others in its worker's queue, where another worker can take it. Tokio's `yield_now` keeps a task for its worker
-/// alone until that looks for events, which it does not while it is blocked.
-pub(crate) async fn stand_last() {
-    let mut is_last = false;
-    poll_fn(|cx| match std::mem::replace(&mut is_last, true) {
-        true => Poll::Ready(()),
-        false => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
 }
 
 /// The runtimes that have a number, by their numbers less one.
@@ -135,8 +119,6 @@ fn ask(most: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
-    use std::time::Duration;
     use tokio::runtime::{Builder, Runtime};
 
     const MOST: u32 = 2_000;
@@ -206,21 +188,6 @@ mod tests {
             })
         });
         assert_eq!(told, 0);
-    }
-
-    #[test]
-    fn another_worker_takes_a_task_that_stands_last_while_its_own_is_blocked() {
-        let two = threads(2);
-        let blocked = two.spawn(async {
-            let (goes_on, has_gone_on) = mpsc::channel();
-            // This worker takes it next, and no other one does.
-            let blocks = tokio::spawn(async move { has_gone_on.recv_timeout(Duration::from_secs(60)) });
-            stand_last().await;
-            // The receiver may be gone: then it is told below.
-            let _ = goes_on.send(());
-            blocks.await.unwrap()
-        });
-        assert_eq!(two.block_on(blocked).unwrap(), Ok(()));
     }
 
     #[test]
