@@ -173,13 +173,14 @@ impl Scales {
         let waiting = (self.counter)();
         gate.step();
         crowd.finish(VALUE);
+        let ended = (self.counter)();
         assert_eq!(gate.begun(), 1, "{}: the work ran more than once", P::NAME);
         let each = |count: i64| count as f64 / MANY as f64;
         Follower {
             heap: each(waiting.live - before.live),
             future: future as f64,
             block: self.block_size::<P>() as f64,
-            allocations: each((self.counter)().allocations - before.allocations) - 1.0,
+            allocations: each(ended.allocations - before.allocations) - 1.0,
             futures_made: each((gate.made() - made) as i64),
         }
     }
