@@ -10,7 +10,7 @@ DO $room$
 BEGIN
     IF pg_catalog.pg_relation_size('"{schema}"."{prefix}records"'::pg_catalog.regclass) < 40 * 8192 THEN
         INSERT INTO "{schema}"."{prefix}records" (scope, key, token, holder, attempt, claimed_at, lease_expires_at)
-            SELECT '', 'room-' || number || repeat('-', 1500), 0, '\x00000000000000000000000000000000', 1, -1, 0
+            SELECT '', 'room-' || number || repeat('-', 1500), 0, pg_catalog.decode(pg_catalog.repeat('0', 32), 'hex'), 1, -1, 0
             FROM generate_series(1, 160) AS numbers (number);
         DELETE FROM "{schema}"."{prefix}records" WHERE claimed_at = -1;
     END IF;
@@ -24,7 +24,7 @@ DO $room$
 BEGIN
     IF pg_catalog.pg_relation_size('"{schema}"."{prefix}workflows"'::pg_catalog.regclass) < 40 * 8192 THEN
         INSERT INTO "{schema}"."{prefix}workflows" (scope, key, id, token, holder, name, version, input, tries, started_at)
-            SELECT '', 'room-' || number || repeat('-', 1500), 0, 0, '\x00000000000000000000000000000000', '', '', '', 0, -1
+            SELECT '', 'room-' || number || repeat('-', 1500), 0, 0, pg_catalog.decode(pg_catalog.repeat('0', 32), 'hex'), '', '', '', 0, -1
             FROM generate_series(1, 160) AS numbers (number);
         DELETE FROM "{schema}"."{prefix}workflows" WHERE started_at = -1;
     END IF;

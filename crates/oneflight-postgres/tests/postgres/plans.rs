@@ -11,7 +11,7 @@ use oneflight_postgres::PostgresStore;
 use sqlx::postgres::PgPool;
 
 use crate::postgres::server;
-use crate::together::{CALLERS, id, in_time};
+use crate::together::{CALLERS, id, in_time, make_tables};
 
 /// How many entries of the indexes of what grows were looked up, and how many rows were read one after the other.
 async fn read(pool: &PgPool) -> (i64, i64) {
@@ -26,27 +26,7 @@ async fn a_table_that_was_vacuumed_as_it_was_empty_is_not_read_whole() {
     const CALLS: usize = 100;
     let schema = server().schema().await;
     let direct = schema.pool(1);
-    // What makes the tables reads them, and has told so when its session has ended.
-    let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();
-    let session: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(store.pool())
-        .await
-        .unwrap();
-    store.pool().close().await;
-    in_time("the session's end", async {
-        let ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
-        let ended = async || {
-            sqlx::query_scalar(ended)
-                .bind(session)
-                .fetch_one(&direct)
-                .await
-                .unwrap()
-        };
-        while !ended().await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    make_tables(&schema, &direct).await;
     let empty = "VACUUM (ANALYZE) oneflight_records, oneflight_workflows, oneflight_steps";
     sqlx::raw_sql(empty).execute(&direct).await.unwrap();
     let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();

@@ -9,7 +9,7 @@ use sqlx::Executor;
 
 use crate::postgres::{Server, server};
 use crate::renewals::{MINUTE, claims, remaining, renewed};
-use crate::together::{FEW, in_time, transactions};
+use crate::together::{FEW, in_time, make_tables, transactions};
 
 /// A join may read all that is in progress, or the whole table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,6 +18,7 @@ async fn renewals_read_their_own_entries_of_what_is_in_progress_and_no_others() 
     const ROUNDS: u32 = 3;
     let schema = server().schema().await;
     let direct = schema.pool(1);
+    make_tables(&schema, &direct).await;
     for analyzed in [false, true] {
         let pool = schema.pool(2);
         let store = PostgresStore::from_pool(pool.clone()).await.unwrap();

@@ -53,6 +53,22 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     done.unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
+/// Makes the tables in a session that has ended: so what it has read is among the statistics.
+pub async fn make_tables(schema: &Schema, direct: &PgPool) {
+    let store = PostgresStore::from_pool(schema.pool(1)).await.unwrap();
+    let session = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(store.pool());
+    let session = session.await.unwrap();
+    store.pool().close().await;
+    in_time("the session's end", async {
+        let ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+        let ended = async || sqlx::query_scalar(ended).bind(session).fetch_one(direct).await.unwrap();
+        while !ended().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 /// A watch that hears.
 pub async fn watched(store: &PostgresStore, id: &RequestIdentity) -> Watch {
     in_time("the watch", async {
