@@ -272,8 +272,9 @@ async fn a_row_that_the_database_rejects_costs_its_window_few_transactions() {
         for (number, renewed) in renewed(&store, &tokens, MINUTE * 2).await.into_iter().enumerate() {
             assert_eq!(renewed.is_err(), number == 7, "{number}: {renewed:?}");
         }
+        // Not by one each. How few there may be depends on how many had come when the first ones were made.
         let commits = commits(&file(&folder)) - before;
-        assert!((5..=20).contains(&commits), "{commits}");
+        assert!((1..=20).contains(&commits), "{commits}");
         reader.execute("ROLLBACK").await.unwrap();
     }
 }
