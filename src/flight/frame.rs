@@ -54,23 +54,44 @@ impl Polled {
     }
 }
 
-/// Marks a flight's work as what this thread polls, until it is dropped.
+/// Marks a flight's work as what this thread polls, until it is left or dropped.
 pub(super) struct Frame {
     outer: Option<Polled>,
+    is_left: bool,
 }
 
 impl Frame {
     /// # Safety
-    /// The flight is alive until the frame is dropped, on this thread and before any frame that was entered earlier.
+    /// The flight is alive until the frame is left or dropped, on this thread and before any frame that was entered earlier.
     #[inline]
     pub(super) unsafe fn enter<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
-        CURRENT.with(|current| {
-            let outer = current.get();
-            let depth = 1 + outer.map_or(0, |outer| outer.depth);
-            // SAFETY: alive by contract.
-            current.set(Some(unsafe { Polled::new(flight, depth) }));
-            Self { outer }
-        })
+        let outer = match CURRENT.with(Cell::get) {
+            None => None,
+            Some(_) => outer(),
+        };
+        let depth = 1 + outer.map_or(0, |outer| outer.depth);
+        // SAFETY: alive by contract.
+        let polled = unsafe { Polled::new(flight, depth) };
+        CURRENT.with(|current| current.set(Some(polled)));
+        Self { outer, is_left: false }
+    }
+
+    /// Leaves the frame, if that has not been done. A frame is not passed on to be dropped: what was just written in parts would be
+    /// read as a whole, which waits for the store buffer.
+    #[inline]
+    pub(super) fn leave(&mut self) {
+        if self.is_left {
+            return;
+        }
+        if self.outer.is_none() && PUT_OFF.with(Cell::get).is_some() {
+            // This frame stays meanwhile, so that no frame that is entered now is the outermost.
+            poll_put_off();
+        }
+        self.is_left = true;
+        match &self.outer {
+            None => CURRENT.with(|current| current.set(None)),
+            Some(outer) => put_back(outer),
+        }
     }
 
     /// Returns whether there were too many frames to enter this one, see [`is_deep`].
@@ -78,6 +99,18 @@ impl Frame {
     pub(super) fn is_too_deep(&self) -> bool {
         self.outer.is_some_and(|outer| outer.depth >= deepest())
     }
+}
+
+/// Returns the innermost frame. Apart, so that it is copied only where there is one.
+#[inline(never)]
+fn outer() -> Option<Polled> {
+    CURRENT.with(Cell::get)
+}
+
+/// Makes this the innermost frame again.
+#[inline(never)]
+fn put_back(outer: &Polled) {
+    CURRENT.with(|current| current.set(Some(*outer)));
 }
 
 /// Returns whether as much work is being polled on this stack, one inside the other, as may be.
@@ -142,11 +175,7 @@ fn poll_put_off() {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        if self.outer.is_none() && PUT_OFF.with(Cell::get).is_some() {
-            // This frame stays meanwhile, so that no frame that is entered now is the outermost.
-            poll_put_off();
-        }
-        CURRENT.with(|current| current.set(self.outer));
+        self.leave();
     }
 }
 

@@ -5,7 +5,8 @@ use super::error::{Error, Limit};
 use super::map::Map;
 use super::stats::Counters;
 use super::waits::Wait;
-use crate::flight::{Anchor, Drive, Event, FlightRef, OnAbandon, Seat};
+use super::words::Policy;
+use crate::flight::{Anchor, Event, FlightRef, Seat};
 use crate::identity::Fingerprint;
 use crate::sync::{AtomicBool, AtomicUsize, Handle, current_runtime};
 use std::sync::atomic::Ordering;
@@ -26,8 +27,7 @@ pub(super) struct Inner<K, T, S> {
 pub(super) struct Settings {
     pub(super) max_flights: Option<usize>,
     pub(super) max_callers: u32,
-    pub(super) on_abandon: OnAbandon,
-    pub(super) drive: Drive,
+    pub(super) policy: Policy,
     pub(super) runtime: Option<Handle>,
 }
 

@@ -5,6 +5,7 @@ use super::home::Borrowed;
 use super::key::Key;
 use super::map::Found;
 use super::waits::{Wait, follow};
+use super::words::{Part, Policy};
 use crate::flight::{Anchor, Caller, Drive, Failure, KeyHash, Landed, OnAbandon, Proof, Takeoff};
 use crate::identity::Fingerprint;
 use crate::unwind::quietly;
@@ -142,8 +143,12 @@ pin_project! {
     ///
     /// A call carries its key and its work until it has led or joined, and a caller's place in a flight from then on. One takes
     /// the room of the other, since a task that waits is as large as its future.
+    ///
+    /// There is no padding behind the tag. Otherwise what is behind it is moved from an odd address on, together with the padding:
+    /// it is written in parts and read as a whole, which waits for the store buffer, some ten nanoseconds a call.
     #[project = Stage]
     #[project_replace = Carried]
+    #[repr(u32)]
     pub(super) enum LeadOrJoin<'g, K, T, S, Q, F, P>
     where
         K: Hash, K: Eq, K: Send, K: Sync, K: 'static,
@@ -151,12 +156,12 @@ pin_project! {
         S: BuildHasher, S: Send, S: Sync, S: 'static,
     {
         /// Not polled yet, or to be made again.
-        Call { call: Baggage<'g, K, T, S, Q, F, P> },
+        Call { policy: Policy, call: Baggage<'g, K, T, S, Q, F, P> },
         /// A caller of a flight or, once the call has its result, of none.
         Caller {
+            role: Part,
             late: Kept<'g, K, T, S, Q, F, P>,
             wait: Option<Box<Wait>>,
-            role: Role,
             #[pin]
             caller: Caller<K, T, Borrowed<'g, K, T, S>>,
         },
@@ -171,22 +176,20 @@ pub(super) struct Baggage<'g, K, T, S, Q, F, P> {
     key: Q,
     work: F,
     proof: P,
-    on_abandon: OnAbandon,
-    drive: Drive,
 }
 
 /// What is kept of a call that has joined a flight whose work is to be dropped already. If the flight ends without a result, the
 /// call is made again.
 ///
 /// A late call that is not made again counts as one that joined: it is counted as this is dropped.
-pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<Baggage<'g, K, T, S, Q, F, P>>);
+pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<(Policy, Baggage<'g, K, T, S, Q, F, P>)>);
 
 /// What a caller may keep of its call.
 type Kept<'g, K, T, S, Q, F, P> = Option<Box<Late<'g, K, T, S, Q, F, P>>>;
 
 impl<K, T, S, Q, F, P> Drop for Late<'_, K, T, S, Q, F, P> {
     fn drop(&mut self) {
-        if let Some(call) = &self.0 {
+        if let Some((_, call)) = &self.0 {
             call.group.counters.count_joined_late();
         }
     }
@@ -201,13 +204,12 @@ where
     #[inline]
     pub(super) fn new(group: Borrowed<'g, K, T, S>, key: Q, work: F) -> Self {
         Self::Call {
+            policy: group.settings.policy,
             call: Baggage {
                 group,
                 key,
                 work,
                 proof: (),
-                on_abandon: group.settings.on_abandon,
-                drive: group.settings.drive,
             },
         }
     }
@@ -226,14 +228,14 @@ where
     type Value = T;
 
     fn set_on_abandon(&mut self, on_abandon: OnAbandon) {
-        if let Self::Call { call } = self {
-            call.on_abandon = on_abandon;
+        if let Self::Call { policy, .. } = self {
+            policy.set_on_abandon(on_abandon);
         }
     }
 
     fn set_drive(&mut self, drive: Drive) {
-        if let Self::Call { call } = self {
-            call.drive = drive;
+        if let Self::Call { policy, .. } = self {
+            policy.set_drive(drive);
         }
     }
 }
@@ -250,17 +252,16 @@ where
     type Proven = LeadOrJoin<'g, K, T, S, Q, F, Fingerprint>;
 
     fn with(self, fingerprint: Fingerprint) -> Self::Proven {
-        let Self::Call { call } = self else {
+        let Self::Call { policy, call } = self else {
             return LeadOrJoin::Over;
         };
         LeadOrJoin::Call {
+            policy,
             call: Baggage {
                 group: call.group,
                 key: call.key,
                 work: call.work,
                 proof: fingerprint,
-                on_abandon: call.on_abandon,
-                drive: call.drive,
             },
         }
     }
@@ -301,8 +302,8 @@ where
                 match &polled {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(failure)) if failure.is_another_calls() => {
-                        if let Some(call) = again(late) {
-                            self.set(Self::Call { call });
+                        if let Some((policy, call)) = again(late) {
+                            self.set(Self::Call { policy, call });
                             continue;
                         }
                     }
@@ -310,7 +311,7 @@ where
                 }
                 end(wait);
                 over(late);
-                return told(polled, *role);
+                return told(polled, role_of(*role));
             }
             match begin(self.as_mut()) {
                 Ok(Begun::Joined) => {}
@@ -322,10 +323,10 @@ where
                     if polled.is_ready() {
                         end(wait);
                     }
-                    return told(polled, *role);
+                    return told(polled, role_of(*role));
                 }
                 Err(error) => {
-                    let Stage::Call { call } = self.as_mut().project() else {
+                    let Stage::Call { call, .. } = self.as_mut().project() else {
                         unreachable!("a call that is refused carries what it did")
                     };
                     let error = call.group.refuse(error);
@@ -334,6 +335,14 @@ where
                 }
             }
         }
+    }
+}
+
+#[inline]
+const fn role_of(part: Part) -> Role {
+    match part {
+        Part::Leader => Role::Leader,
+        Part::Follower => Role::Follower,
     }
 }
 
@@ -372,7 +381,9 @@ fn end(wait: &mut Option<Box<Wait>>) {
 
 /// Takes out what was kept to make a late call again.
 #[cold]
-fn again<'g, K, T, S, Q, F, P>(late: &mut Kept<'g, K, T, S, Q, F, P>) -> Option<Baggage<'g, K, T, S, Q, F, P>> {
+fn again<'g, K, T, S, Q, F, P>(
+    late: &mut Kept<'g, K, T, S, Q, F, P>,
+) -> Option<(Policy, Baggage<'g, K, T, S, Q, F, P>)> {
     late.take()?.0.take()
 }
 
@@ -396,14 +407,15 @@ where
     P: Proof,
     W: Future<Output = T> + Send + 'static,
 {
-    let Stage::Call { call } = this.as_mut().project() else {
+    let Stage::Call { policy, call } = this.as_mut().project() else {
         panic!("{OVER}")
     };
+    let policy = *policy;
     let inner = call.group;
     let mut parent = Anchor::current();
     let mut wait = None;
     let hash = KeyHash::of(call.key.hash(&inner.hasher));
-    let can_spawn = call.drive != Drive::Spawned || inner.runtime().is_some();
+    let can_spawn = policy.drive() != Drive::Spawned || inner.runtime().is_some();
     let mut made = None;
     let mut shard = inner.map.shard(hash).lock();
     let mut seat = None;
@@ -433,25 +445,19 @@ where
                     return Err(error);
                 }
                 let leader = LeadOrJoin::Caller {
+                    role: Part::Leader,
                     late: None,
                     wait: None,
-                    role: Role::Leader,
                     caller: Caller::new(inner),
                 };
-                let Carried::Call { call } = this.as_mut().project_replace(leader) else {
+                let Carried::Call { call, .. } = this.as_mut().project_replace(leader) else {
                     unreachable!("it was a call")
                 };
                 let Stage::Caller { wait, caller, .. } = this.project() else {
                     unreachable!("it is a caller now")
                 };
-                let Baggage {
-                    key,
-                    work,
-                    proof,
-                    on_abandon,
-                    drive,
-                    ..
-                } = call;
+                let Baggage { key, work, proof, .. } = call;
+                let (on_abandon, drive) = (policy.on_abandon(), policy.drive());
                 let (flight, takeoff) = caller.into_ref().lead(key.owned(made), hash, proof, on_abandon, drive);
                 if let Some(parent) = parent {
                     // The flight is new and waits for no other, so there is no circle.
@@ -474,9 +480,9 @@ where
     } else {
         // The destructors in the call may panic. It has joined also then: an assignment that unwinds has assigned.
         this.set(LeadOrJoin::Caller {
+            role: Part::Follower,
             late: None,
             wait,
-            role: Role::Follower,
             caller,
         });
     }
@@ -495,15 +501,15 @@ fn join_late<'g, K, T, S, Q, F, P>(
     S: BuildHasher + Send + Sync + 'static,
 {
     let follower = LeadOrJoin::Caller {
+        role: Part::Follower,
         late: None,
         wait,
-        role: Role::Follower,
         caller,
     };
-    if let Carried::Call { call } = this.as_mut().project_replace(follower)
+    if let Carried::Call { policy, call } = this.as_mut().project_replace(follower)
         && let Stage::Caller { late, .. } = this.project()
     {
-        *late = Some(Box::new(Late(Some(call))));
+        *late = Some(Box::new(Late(Some((policy, call)))));
     }
 }
 
@@ -537,7 +543,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (begun, role) = match self {
-            Self::Caller { caller, role, .. } => (caller.is_seated(), *role),
+            Self::Caller { caller, role, .. } => (caller.is_seated(), role_of(*role)),
             Self::Call { .. } | Self::Over => (false, Role::Leader),
         };
         f.debug_struct("Call")

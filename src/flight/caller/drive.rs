@@ -75,8 +75,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     // SAFETY: `POLLING` is ours now. The flight is not done, so the slot holds the work. The frame ends
                     // before the flight can.
                     return unsafe {
-                        let frame = Frame::enter(flight);
-                        self.drive(flight, flight, frame, now, cx)
+                        let mut frame = Frame::enter(flight);
+                        self.drive(flight, flight, &mut frame, now, cx)
                     };
                 }
                 now = state.load();
@@ -148,7 +148,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         self: Pin<&Self>,
         whole: NonNull<Flight<K, T, C>>,
         flight: NonNull<Flight<K, T>>,
-        frame: Frame,
+        frame: &mut Frame,
         now: Snapshot,
         cx: &mut Context<'_>,
     ) -> Poll<Landed<T>>
@@ -159,7 +159,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         unsafe {
             let lent = Lent::new(flight);
             if now.has(ABORTED) {
-                drop(frame);
+                frame.leave();
                 whole.as_ref().cargo.drop_work();
                 return Poll::Ready(self.land(whole, flight, Err(now.failure(&self.home)), Polled::Not));
             }
@@ -184,11 +184,16 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             });
             // The drop panics if the work has left another guard of a runtime on this thread.
             quietly(|| drop(entered));
-            drop(frame);
+            frame.leave();
             match polled {
-                Poll::Ready(ended) => {
+                // Not by what was returned, which would be moved through memory.
+                Poll::Ready(Ok(())) => {
                     std::mem::forget(right);
-                    Poll::Ready(self.land(whole, flight, ended, Polled::Now))
+                    Poll::Ready(self.land(whole, flight, Ok(()), Polled::Now))
+                }
+                Poll::Ready(Err(failure)) => {
+                    std::mem::forget(right);
+                    Poll::Ready(self.land(whole, flight, Err(failure), Polled::Now))
                 }
                 Poll::Pending => self.park(right, now, cx),
             }

@@ -97,7 +97,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let lent = unsafe { Lent::new(flight) };
         lent.flight().span.open();
         // SAFETY: as above; it ends before the flight can.
-        let frame = unsafe { Frame::enter(takeoff.flight) };
+        let mut frame = unsafe { Frame::enter(takeoff.flight) };
         let made = catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)));
         match made {
             // SAFETY: the leader has held `POLLING` since it made the flight; the slot is still empty.
@@ -130,7 +130,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     now = state.clear(REPOLL);
                 }
                 // SAFETY: `POLLING` is ours, and the slot holds the work.
-                unsafe { self.drive(takeoff.flight, flight, frame, now, cx) }
+                unsafe { self.drive(takeoff.flight, flight, &mut frame, now, cx) }
             }
             Drive::Spawned => {
                 drop(frame);
