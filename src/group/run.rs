@@ -182,7 +182,10 @@ pub(super) struct Baggage<'g, K, T, S, Q, F, P> {
 /// call is made again.
 ///
 /// A late call that is not made again counts as one that joined: it is counted as this is dropped.
-pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<(Policy, Baggage<'g, K, T, S, Q, F, P>)>);
+pub(super) struct Late<'g, K, T, S, Q, F, P>(Option<WholeCall<'g, K, T, S, Q, F, P>>);
+
+/// What [`LeadOrJoin::Call`] holds.
+type WholeCall<'g, K, T, S, Q, F, P> = (Policy, Baggage<'g, K, T, S, Q, F, P>);
 
 /// What a caller may keep of its call.
 type Kept<'g, K, T, S, Q, F, P> = Option<Box<Late<'g, K, T, S, Q, F, P>>>;
@@ -381,9 +384,7 @@ fn end(wait: &mut Option<Box<Wait>>) {
 
 /// Takes out what was kept to make a late call again.
 #[cold]
-fn again<'g, K, T, S, Q, F, P>(
-    late: &mut Kept<'g, K, T, S, Q, F, P>,
-) -> Option<(Policy, Baggage<'g, K, T, S, Q, F, P>)> {
+fn again<'g, K, T, S, Q, F, P>(late: &mut Kept<'g, K, T, S, Q, F, P>) -> Option<WholeCall<'g, K, T, S, Q, F, P>> {
     late.take()?.0.take()
 }
 
