@@ -62,7 +62,8 @@ pub(super) struct Frame {
 
 impl Frame {
     /// # Safety
-    /// The flight is alive until the frame is left or dropped, on this thread and before any frame that was entered earlier.
+    /// The flight is alive until the frame is left or dropped. That happens on this thread, and before any frame that was entered
+    /// earlier is left; the frame is not forgotten.
     #[inline]
     pub(super) unsafe fn enter<K, T, C: Cargo<K, T> + ?Sized>(flight: NonNull<Flight<K, T, C>>) -> Self {
         let outer = match CURRENT.with(Cell::get) {
@@ -76,8 +77,8 @@ impl Frame {
         Self { outer, is_left: false }
     }
 
-    /// Leaves the frame, if that has not been done. A frame is not passed on to be dropped: what was just written in parts would be
-    /// read as a whole, which waits for the store buffer.
+    /// Leaves the frame, if that has not been done. Where it stands: a frame that is moved, to be dropped elsewhere, costs a lone
+    /// leader some nanoseconds.
     #[inline]
     pub(super) fn leave(&mut self) {
         if self.is_left {

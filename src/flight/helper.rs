@@ -73,17 +73,17 @@ impl<K, T> FlightRef<K, T> {
             false => None,
         };
         let entered = runtime.as_ref().or(around).map(Handle::enter);
-        // SAFETY: our reference keeps the flight alive; `POLLING` is ours and the flight is not done, so the slot holds the
-        // work.
-        let (frame, polled) = unsafe {
-            let frame = Frame::enter(self.0);
+        // SAFETY: our reference keeps the flight alive.
+        let mut frame = unsafe { Frame::enter(self.0) };
+        // SAFETY: as above. `POLLING` is ours and the flight is not done, so the slot holds the work.
+        let polled = unsafe {
             let waker = waker::lend(self.0);
             let poll = || flight.cargo.poll(&mut Context::from_waker(&waker));
-            (frame, flight.span.enter(poll))
+            flight.span.enter(poll)
         };
         // The drop panics if the work has left another guard of a runtime on this thread.
         quietly(|| drop(entered));
-        drop(frame);
+        frame.leave();
         let Poll::Ready(ended) = polled else {
             park();
             drop(right);

@@ -98,4 +98,5 @@ pub(crate) use self::rounds::Waking;
 pub(crate) use self::state::MAX_CALLERS;
 
 pub use self::failure::Panicked;
+pub(crate) use self::policy::Policy;
 pub use self::policy::{Drive, OnAbandon};

@@ -39,3 +39,10 @@ pub enum Drive {
     /// work stays on its own task. If the task and one standby are both not polled, the other callers wait.
     Spawned,
 }
+
+/// Both of them, as a call or its group chose them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) on_abandon: OnAbandon,
+    pub(crate) drive: Drive,
+}

@@ -6,8 +6,7 @@ use super::hash::RandomState;
 use super::inner::{Inner, Settings};
 use super::map::Map;
 use super::stats::Counters;
-use super::words::Policy;
-use crate::flight::{Drive, MAX_CALLERS, OnAbandon};
+use crate::flight::{Drive, MAX_CALLERS, OnAbandon, Policy};
 use crate::sync::{AtomicBool, AtomicUsize, Handle};
 use std::fmt;
 use std::hash::BuildHasher;
@@ -90,13 +89,13 @@ impl<K, T, S> GroupBuilder<K, T, S> {
 
     /// Sets what becomes of work that every caller has left. [`OnAbandon::Finish`] unless set. A call may override it.
     pub fn on_abandon(mut self, on_abandon: OnAbandon) -> Self {
-        self.settings.policy.set_on_abandon(on_abandon);
+        self.settings.policy.on_abandon = on_abandon;
         self
     }
 
     /// Sets which task polls the work. [`Drive::InPlace`] unless set. A call may override it.
     pub fn drive(mut self, drive: Drive) -> Self {
-        self.settings.policy.set_drive(drive);
+        self.settings.policy.drive = drive;
         self
     }
 

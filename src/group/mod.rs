@@ -18,7 +18,6 @@ mod run;
 mod stats;
 mod try_run;
 mod waits;
-mod words;
 
 pub use self::builder::GroupBuilder;
 pub use self::drain::Drain;

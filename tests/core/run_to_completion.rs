@@ -431,3 +431,12 @@ async fn a_call_that_joins_as_the_last_caller_leaves_keeps_the_work() {
         assert_eq!((stats.abandoned, stats.cancelled), (0, 0), "{on_abandon:?}");
     }
 }
+
+#[test]
+fn a_builder_shows_the_policies_by_their_names() {
+    let builder = Group::<u8, u8>::builder()
+        .on_abandon(OnAbandon::Cancel)
+        .drive(Drive::Spawned);
+    let shown = format!("{builder:?}");
+    assert!(shown.contains("on_abandon: Cancel, drive: Spawned"), "{shown}");
+}

@@ -72,8 +72,8 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                     continue;
                 }
                 if lent.flight().try_poll_right(now) {
-                    // SAFETY: `POLLING` is ours now. The flight is not done, so the slot holds the work. The frame ends
-                    // before the flight can.
+                    // SAFETY: `POLLING` is ours now. The flight is not done, so the slot holds the work. `drive` leaves the
+                    // frame before the flight can end.
                     return unsafe {
                         let mut frame = Frame::enter(flight);
                         self.drive(flight, flight, &mut frame, now, cx)
@@ -138,11 +138,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         true
     }
 
-    /// Polls the work once. For its first poll the leader knows the work's type, which spares the indirection.
+    /// Polls the work once, and leaves the frame. For its first poll the leader knows the work's type, which spares the indirection.
     ///
     /// # Safety
     /// This is a caller of `flight`; `whole` is the same flight, and `frame` is its frame. `POLLING` is ours, and the slot holds
     /// the work. `now` is the word as it was when `POLLING` was taken.
+    ///
+    /// In return, the frame is left before the flight can end, also if this unwinds.
     #[inline]
     pub(super) unsafe fn drive<C: Cargo<K, T> + ?Sized>(
         self: Pin<&Self>,
@@ -186,7 +188,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
             quietly(|| drop(entered));
             frame.leave();
             match polled {
-                // Not by what was returned, which would be moved through memory.
+                // Two arms, so that the result is not stored and loaded again.
                 Poll::Ready(Ok(())) => {
                     std::mem::forget(right);
                     Poll::Ready(self.land(whole, flight, Ok(()), Polled::Now))

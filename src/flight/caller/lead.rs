@@ -11,7 +11,7 @@ use crate::flight::hash::{KeyHash, Packed};
 use crate::flight::hold::Hold;
 use crate::flight::home::Home;
 use crate::flight::list::{List, Waiting};
-use crate::flight::policy::{Drive, OnAbandon};
+use crate::flight::policy::{Drive, OnAbandon, Policy};
 use crate::flight::reference::{FlightRef, Lent, Seat};
 use crate::flight::state::{CANCEL_ON_ABANDON, JOINED, POLLING, PROVEN, REPOLL, State, TASK, task_on};
 use crate::sync::{AtomicU32, Mutex};
@@ -37,8 +37,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         key: K,
         hash: KeyHash,
         proof: P,
-        on_abandon: OnAbandon,
-        drive: Drive,
+        policy: Policy,
     ) -> (FlightRef<K, T>, Takeoff<K, T, P, W>)
     where
         K: Send + Sync + 'static,
@@ -46,12 +45,13 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         P: Proof,
         W: Future<Output = T> + Send + 'static,
     {
-        let policy = match on_abandon {
+        let Policy { on_abandon, drive } = policy;
+        let abandon = match on_abandon {
             OnAbandon::Finish => 0,
             OnAbandon::Cancel => CANCEL_ON_ABANDON,
         };
         let proven = proof.fingerprint().map_or(0, |_| PROVEN);
-        let flags = policy | proven | POLLING;
+        let flags = abandon | proven | POLLING;
         let runtime = runtime_of_poll();
         let (state, waiting) = match drive {
             // SAFETY: the node is pinned and not linked elsewhere. It is unlinked before it is freed (`leave`, `take`), or
@@ -96,14 +96,14 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         // SAFETY: this is a caller of the flight.
         let lent = unsafe { Lent::new(flight) };
         lent.flight().span.open();
-        // SAFETY: as above; it ends before the flight can.
+        // SAFETY: as above. It is left before the flight can end: here, or by `drive`.
         let mut frame = unsafe { Frame::enter(takeoff.flight) };
         let made = catch_unwind(AssertUnwindSafe(|| lent.flight().span.enter(make)));
         match made {
             // SAFETY: the leader has held `POLLING` since it made the flight; the slot is still empty.
             Ok(work) => unsafe { takeoff.flight.as_ref().cargo.load(work) },
             Err(panic) => {
-                drop(frame);
+                frame.leave();
                 let failure = Failure::Panicked(Panicked::from_payload(panic));
                 if let Drive::Spawned = takeoff.drive {
                     self.dismiss_task(flight);
@@ -115,7 +115,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
         let state = &lent.flight().state;
         match takeoff.drive {
             Drive::InPlace if frame.is_too_deep() => {
-                drop(frame);
+                frame.leave();
                 state.set(JOINED);
                 drop(PollRight {
                     home: &self.home,
@@ -133,7 +133,7 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 unsafe { self.drive(takeoff.flight, flight, &mut frame, now, cx) }
             }
             Drive::Spawned => {
-                drop(frame);
+                frame.leave();
                 let right = PollRight {
                     home: &self.home,
                     flight: &lent,

@@ -43,6 +43,11 @@ pub fn explore(name: &str, bound: Bound, model: impl Fn() + Sync + Send + 'stati
     let form = usize::from(std::env::var_os("ONEFLIGHT_LONG").is_some());
     let bound = if newest { bound.newest } else { bound.any }[form];
     builder.preemption_bound = builder.preemption_bound.or(bound);
+    // Loom would just return when they are reached.
+    assert!(
+        builder.max_duration.is_none() && builder.max_permutations.is_none(),
+        "with LOOM_MAX_DURATION or LOOM_MAX_PERMUTATIONS a model is not searched to its end: unset them"
+    );
     let bound = builder.preemption_bound;
     let counter = Arc::clone(&executions);
     builder.check(move || {
