@@ -423,6 +423,13 @@ mod traced {
         quietly(|| tracing::error!(target: TARGET, %error, "a handler failed"));
     }
 
+    #[cfg(feature = "axum")]
+    pub(crate) fn misplaced(reason: &str) {
+        quietly(
+            || tracing::error!(target: TARGET, reason, "a handler takes a `Tx` or a `Context` that it cannot be given; the request fails"),
+        );
+    }
+
     #[cfg(feature = "http")]
     pub(crate) fn unscoped() {
         tracing::warn!(
@@ -636,6 +643,9 @@ mod silent {
 
     #[cfg(feature = "axum")]
     pub(crate) fn handler_failed(_error: &dyn Error) {}
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn misplaced(_reason: &str) {}
 
     #[cfg(feature = "http")]
     pub(crate) fn unscoped() {}

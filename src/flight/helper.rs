@@ -70,7 +70,7 @@ impl<K, T> FlightRef<K, T> {
         let right = PollRight { home, flight: self };
         let runtime = match now.has(TASK) {
             true => home.runtime_of(self),
-            false => None,
+            false => home.around(),
         };
         let entered = runtime.as_ref().or(around).map(Handle::enter);
         // SAFETY: our reference keeps the flight alive.

@@ -34,6 +34,9 @@ pub(crate) trait Home<K, T> {
     /// does so inside this runtime.
     fn runtime_of(&self, flight: &FlightRef<K, T>) -> Option<Handle>;
 
+    /// Returns the group's own runtime, if it has one and this thread is in none. The work is polled inside it.
+    fn around(&self) -> Option<Handle>;
+
     /// Returns what ends the flight if it is idle when called. It does not borrow this home.
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()>;
 

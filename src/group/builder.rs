@@ -102,7 +102,9 @@ impl<K, T, S> GroupBuilder<K, T, S> {
     /// Sets the runtime on which work is spawned, when its last caller is dropped or for [`Drive::Spawned`]. Unless set, that is
     /// the runtime in whose context the spawning happens.
     ///
-    /// Set it if there may be no such runtime, or one that ends early or is not always driven.
+    /// Set it if there may be no such runtime, or one that ends early or is not always driven. And set it if callers are polled on
+    /// threads that are in no runtime, such as by an executor of another library: work that they poll then finds this runtime
+    /// around it (`Handle::enter`), with its timers and sockets.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.settings.runtime = Some(runtime);
         self

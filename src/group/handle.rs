@@ -48,6 +48,10 @@ use std::sync::atomic::Ordering;
 /// stays bound to that runtime. Callers on several runtimes may share a group, but the work then needs the runtime that it
 /// began on.
 ///
+/// A caller on a thread that is in no runtime polls the work as well, and work that makes a timer or a socket there panics. Where
+/// there are such callers, give the group a runtime ([`GroupBuilder::runtime`](crate::GroupBuilder::runtime)), which is then
+/// around the work, or the work a task ([`Drive::Spawned`](crate::Drive::Spawned)).
+///
 /// # Stack
 ///
 /// Flights may wait for each other in a chain of any length, with a runtime or without. What is polled, woken or ended on one

@@ -132,6 +132,12 @@ where
         shard.runtimes.get(&flight.id()).cloned()
     }
 
+    #[inline]
+    fn around(&self) -> Option<Handle> {
+        let own = self.group().settings.runtime.as_ref()?;
+        current_runtime().is_none().then(|| own.clone())
+    }
+
     fn ends_later(&self, flight: FlightRef<K, T>) -> Box<dyn FnOnce()> {
         let group = Arc::clone(self.group());
         Box::new(move || flight.end_if_idle(&group))

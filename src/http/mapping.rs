@@ -16,6 +16,8 @@ use crate::group;
 use crate::idempotency::{self, Effect, RollbackKind, StepError};
 use crate::identity::IdentityError;
 use crate::store::StoreError;
+#[cfg(feature = "axum")]
+use crate::telemetry;
 
 /// When to come back after trouble whose end is not known.
 const SOON: Duration = Duration::from_secs(1);
@@ -192,9 +194,10 @@ fn unavailable() -> Problem {
         .with_retry_after(SOON)
 }
 
-/// A transaction is asked for where there is none, or twice.
+/// A handler takes what there is not, for this reason.
 #[cfg(feature = "axum")]
-pub(super) fn misplaced() -> Problem {
+pub(super) fn misplaced(reason: &str) -> Problem {
+    telemetry::misplaced(reason);
     internal(Effect::Nothing)
 }
 

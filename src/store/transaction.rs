@@ -49,6 +49,10 @@ use crate::record::RecordedResult;
 ///     Ok((guard, ending, value)) // Now end the transaction of `guard` as `ending` says.
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no transactions",
+    note = "`run_in_tx` and `transactional` take a store whose record is written in the transaction of the work, such as `SqliteStore` or `PostgresStore`; with any other store, use `run`"
+)]
 pub trait TransactionalStore: Store {
     /// What the work runs its statements on.
     type Connection: Send + 'static;

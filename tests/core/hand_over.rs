@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+use std::time::Duration;
 
 const AWAITS: usize = 5;
 
@@ -396,4 +397,36 @@ fn what_happens_while_a_caller_is_about_to_wait_is_not_missed() {
         let polled = call().as_mut().poll(&mut Context::from_waker(&waker));
         assert_eq!(polled, Poll::Ready(7));
     }
+}
+
+/// Work that makes a timer at each of its steps goes on with a caller on a thread in no runtime, where the group has one.
+#[test]
+fn work_finds_the_runtime_of_its_group_around_it() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let group: Group<u8, usize> = Group::builder().runtime(runtime.handle().clone()).build();
+    let work = || async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        7
+    };
+    // Begun in the runtime, and handed over to this thread.
+    let mut begun = Task::new(group.run(1, work));
+    let mut other = Box::pin(group.run(1, work));
+    {
+        let _entered = runtime.enter();
+        begun.pending();
+    }
+    futures::executor::block_on(async {
+        assert!(futures::poll!(&mut other).is_pending());
+        begun.drop();
+        assert_eq!(other.await.unwrap().value, 7);
+        // Begun on this thread.
+        assert_eq!(group.run(2, work).await.unwrap().value, 7);
+    });
+    assert_eq!(group.stats().panicked, 0);
 }

@@ -15,9 +15,9 @@ use futures::join;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use oneflight::http::layer::{Checked, Cookies, Failure, IdempotencyLayer, Outcome, Recording};
-use oneflight::http::{KeySource, kind};
+use oneflight::http::{KeySource, kind, require_key};
 use oneflight::idempotency::{Codec, Context, Format};
-use oneflight::{Idempotency, MemoryStore};
+use oneflight::{Idempotency, MemoryStore, RequestIdentity, Scope};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, Service, ServiceExt};
@@ -295,6 +295,28 @@ async fn what_is_found_wrong_while_the_handler_reads_frees_the_key() {
     let app = Router::new().route("/orders", post(handler)).route_layer(layer());
     assert_eq!(send(&app, request("k", "?")).await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(bytes(send(&app, request("k", "tea")).await).await, "tea");
+}
+
+/// A handler that has no layer, and reads the key itself.
+#[tokio::test]
+async fn a_mistake_of_the_clients_is_told_as_one_by_a_handler_that_has_no_layer() {
+    let orders = Idempotency::builder(MemoryStore::new()).build();
+    let handler = async move |headers: HeaderMap, body: String| {
+        let key = require_key(&headers, b"")?;
+        let id = RequestIdentity::new(Scope::new("shop"), key)?.with_fingerprint(&body);
+        let reply = orders.run(id, |_| async { "tea".to_owned() }).await?;
+        Ok::<_, Failure>(reply.into_inner())
+    };
+    let app = Router::new().route("/orders", post(handler));
+    let without_a_key = Request::post("/orders").body(Body::empty()).unwrap();
+    for (request, status) in [
+        (without_a_key, StatusCode::BAD_REQUEST),
+        (request("\"a b", "tea"), StatusCode::BAD_REQUEST),
+        (request("k", "tea"), StatusCode::OK),
+        (request("k", "coffee"), StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        assert_eq!(send(&app, request).await.status(), status);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::lines::{Lines, beside_other_tests};
+use crate::scripted::Scripted;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
@@ -16,7 +17,7 @@ use futures::join;
 use oneflight::http::layer::{Failure, IdempotencyLayer, Outcome};
 use oneflight::http::{CorrelationLayer, KeySource, Problem};
 use oneflight::store::{ClaimOutcome, ClaimRequest, Store};
-use oneflight::{Idempotency, MemoryStore, Recovery, RequestIdentity, Scope};
+use oneflight::{Idempotency, MemoryStore, Recovery, RequestIdentity, Scope, Tx};
 use tower::ServiceExt;
 use tracing::instrument::WithSubscriber;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -110,6 +111,15 @@ async fn everything() {
     let (one, two) = join!(text(&impatient, "tea"), text(&impatient, "tea"));
     assert_eq!((one, two), (StatusCode::OK, StatusCode::CONFLICT));
 
+    // A transaction is asked for without a layer, and where the layer has none.
+    let lost = || Router::new().route("/orders/{id}", post(async |_: Tx<Scripted>| "tea"));
+    for app in [
+        lost(),
+        lost().layer(IdempotencyLayer::new(of(&MemoryStore::new())).unscoped()),
+    ] {
+        assert_eq!(text(&app, "tea").await, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
     let store = MemoryStore::new();
     let id = RequestIdentity::new(Scope::new("everybody").route("POST /orders/{}"), KEY).unwrap();
     let dead = store.claim(ClaimRequest::new(&id, Duration::ZERO)).await;
@@ -148,6 +158,13 @@ fn a_request_with_a_key_is_seen_whole_but_for_its_key() {
             "{told:#?}"
         );
     }
+    let misplaced = lines.with("that it cannot be given");
+    assert_eq!(misplaced.len(), 2, "{misplaced:#?}");
+    assert!(
+        misplaced[0].contains("ERROR") && misplaced[0].contains("no IdempotencyLayer is around"),
+        "{misplaced:#?}"
+    );
+    assert!(misplaced[1].contains("is not `transactional`"), "{misplaced:#?}");
     let whole: Vec<_> = lines.with(&KEY[..12]);
     assert!(whole.is_empty(), "{whole:#?}");
 

@@ -170,10 +170,10 @@ impl<K, T, H: Home<K, T>> Caller<K, T, H> {
                 home: &self.home,
                 flight: &lent,
             };
-            // Work that is polled in a task's stead finds the task's runtime around it.
+            // Work that is polled in a task's stead finds the task's runtime around it; other work the group's, where there is none.
             let runtime = match now.has(TASK) && !H::TASK {
                 true => self.home.runtime_of(&lent),
-                false => None,
+                false => self.home.around(),
             };
             let entered = runtime.as_ref().map(Handle::enter);
             let polled = lent.flight().span.enter(|| {

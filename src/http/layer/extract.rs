@@ -111,9 +111,12 @@ fn rejected(rejection: impl IntoResponse) -> Response {
 /// Why there is nothing to lend: there is no key, or the fault is the service's.
 fn missing(parts: &Parts) -> (Outcome, Problem) {
     let problem = match parts.extensions.get::<Context>() {
-        Some(_) => mapping::misplaced(),
-        // There is no layer, or it does not look at this method.
-        None if parts.headers.contains_key(IDEMPOTENCY_KEY) => mapping::misplaced(),
+        Some(_) => {
+            mapping::misplaced("its layer is not `transactional` with the `Tx`'s store, or the `Tx` was taken before")
+        }
+        None if parts.headers.contains_key(IDEMPOTENCY_KEY) => {
+            mapping::misplaced("no IdempotencyLayer is around the handler, or it leaves this method or request out")
+        }
         None => KeySource::new().missing().into(),
     };
     (Outcome::NothingDone, problem)

@@ -9,9 +9,11 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 use super::outcome::Outcome;
+use crate::http::key::KeyError;
 use crate::http::mapping;
 use crate::http::problem::Problem;
-use crate::idempotency::Effect;
+use crate::idempotency::{self, Effect};
+use crate::identity::IdentityError;
 use crate::telemetry;
 
 type Reason = Box<dyn Error + Send + Sync>;
@@ -27,8 +29,14 @@ type Reason = Box<dyn Error + Send + Sync>;
 ///   ([`OUTCOME_UNKNOWN`](crate::http::kind::OUTCOME_UNKNOWN)): the key is in doubt. A handler that knows better answers with an
 ///   [`Outcome`].
 ///
-/// A [`Problem`] is an answer, and not a failure: a 4xx by `?` declines. Where there is no layer, or no key, the client gets
-/// [`INTERNAL`](crate::http::kind::INTERNAL). The error itself is logged, and never sent.
+/// A [`Problem`] is an answer, and not a failure: a 4xx by `?` declines.
+///
+/// Where there is no layer, or no key, the client gets [`INTERNAL`](crate::http::kind::INTERNAL). For an error of this crate's, it
+/// gets the problem that the error is turned into: a handler that reads the key and calls
+/// [`Idempotency`](crate::Idempotency) itself may leave [`KeyError`], [`IdentityError`] and
+/// [`idempotency::Error`](crate::idempotency::Error) to `?`.
+///
+/// The error itself is never sent. It is logged under the feature `tracing`, unless the client is told that the mistake is its own.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -102,19 +110,36 @@ impl fmt::Debug for Failure {
 #[derive(Clone)]
 struct Reported(Arc<Untaken>);
 
-struct Untaken(Mutex<Option<Reason>>);
+struct Untaken {
+    reason: Mutex<Option<Reason>>,
+    /// Whether the client is told that the mistake is the service's.
+    is_ours: bool,
+}
 
 impl Drop for Untaken {
     fn drop(&mut self) {
-        if let Some(reason) = self.0.get_mut().take() {
+        if let Some(reason) = self.reason.get_mut().take().filter(|_| self.is_ours) {
             telemetry::handler_failed(&*reason);
         }
     }
 }
 
+/// What the client is told where no layer takes the reason.
+fn problem_of(reason: &Reason) -> Problem {
+    if let Some(error) = reason.downcast_ref::<KeyError>() {
+        error.clone().into()
+    } else if let Some(error) = reason.downcast_ref::<IdentityError>() {
+        error.clone().into()
+    } else if let Some(error) = reason.downcast_ref::<idempotency::Error>() {
+        error.clone().into()
+    } else {
+        mapping::internal(Effect::Unknown)
+    }
+}
+
 /// Takes the reason out of a response of [`Failure`]'s.
 pub(super) fn taken(extensions: &Extensions) -> Option<Reason> {
-    extensions.get::<Reported>()?.0.0.lock().take()
+    extensions.get::<Reported>()?.0.reason.lock().take()
 }
 
 impl IntoResponse for Failure {
@@ -126,8 +151,12 @@ impl IntoResponse for Failure {
         match reason.downcast::<Problem>() {
             Ok(problem) => (*problem).into_response(),
             Err(reason) => {
-                let mut response: Response = mapping::internal(Effect::Unknown).into_response();
-                let reported = Reported(Arc::new(Untaken(Mutex::new(Some(reason)))));
+                let mut response: Response = problem_of(&reason).into_response();
+                let is_ours = !response.status().is_client_error();
+                let reported = Reported(Arc::new(Untaken {
+                    reason: Mutex::new(Some(reason)),
+                    is_ours,
+                }));
                 response.extensions_mut().insert(reported);
                 response
             }
