@@ -89,11 +89,9 @@ impl Book {
 impl Balance {
     /// What is wrong, if anything is.
     pub fn wrong(&self) -> Option<String> {
-        let old = || {
-            format!(
-                "{:.2} % of the results are old",
-                100.0 * self.old as f64 / self.calls as f64
-            )
+        let old = || match 100.0 * self.old as f64 / self.calls as f64 {
+            share if share < 0.01 => format!("{} of {} results are old", self.old, self.calls),
+            share => format!("{share:.2} % of the results are old"),
         };
         let beside = || format!("the key runs beside itself: {} times", self.beside);
         let errors = || format!("{} errors", self.errors);

@@ -111,7 +111,9 @@ impl Writer {
                     Answer::Busy => {}
                     answer => return Ok(answer),
                 },
-                // One that the user's pool lends may have to be waited for, and one of ours to be made.
+                // One of ours is to be made. The thread does that: a caller that is not polled meanwhile would keep the turn.
+                None if self.connections == Connections::Own => drop(place),
+                // One that the user's pool lends may have to be waited for.
                 None if wanted.is_renewal() => drop(place),
                 None => return Ok(Answer::Alone),
             }
