@@ -8,6 +8,7 @@ use futures::future::{FutureExt, join_all, poll_immediate};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::super::SqliteStore;
 use super::super::change::Change;
@@ -228,6 +229,26 @@ async fn a_caller_that_has_the_turn_and_is_not_polled_holds_nobody_up() {
             let record = shop.store.load(&id(key)).await.unwrap().unwrap();
             assert_eq!(record.result().is_some(), !is_claim);
             kept.await;
+        }
+    }
+}
+
+/// A store that has just been opened has no connection to write on yet.
+#[tokio::test]
+async fn the_first_caller_of_a_store_holds_nobody_up_when_it_is_not_polled() {
+    for polls in 1..12 {
+        for shop in [Shop::open().await, Shop::lent().await] {
+            let mut first = Box::pin(shop.claim("first"));
+            for _ in 0..polls {
+                if poll_immediate(&mut first).await.is_some() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Not polled from here on.
+            let second = timeout(LONG, shop.claim("second")).await;
+            let _ = granted(second.expect("the first one holds it up"));
+            drop(first);
         }
     }
 }
