@@ -34,7 +34,7 @@ type Reason = Box<dyn Error + Send + Sync>;
 /// Where there is no layer, or no key, the client gets [`INTERNAL`](crate::http::kind::INTERNAL). For an error of this crate's, it
 /// gets the problem that the error is turned into: a handler that reads the key and calls
 /// [`Idempotency`](crate::Idempotency) itself may leave [`KeyError`], [`IdentityError`] and
-/// [`idempotency::Error`](crate::idempotency::Error) to `?`.
+/// [`idempotency::Error`] to `?`.
 ///
 /// The error itself is never sent. It is logged under the feature `tracing`, unless the client is told that the mistake is its own.
 ///
