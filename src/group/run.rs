@@ -145,10 +145,8 @@ pin_project! {
     /// the room of the other, since a task that waits is as large as its future.
     ///
     /// What stands beside the tag fills its eight bytes, and `repr` keeps it there. With a tag of one byte, what is behind it was
-    /// moved together with the padding, in pieces that were not those in which it had been written. That, a [`Frame`] that was moved,
-    /// and a result that was stored between two matches cost a lone leader 18 ns of 122.
-    ///
-    /// [`Frame`]: crate::flight
+    /// moved together with the padding, in pieces that were not those in which it had been written. That, a frame that was moved, and
+    /// a result that was stored between two matches cost a lone leader 18 ns of 122.
     #[project = Stage]
     #[project_replace = Carried]
     #[repr(u32)]

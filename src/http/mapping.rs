@@ -16,8 +16,6 @@ use crate::group;
 use crate::idempotency::{self, Effect, RollbackKind, StepError};
 use crate::identity::IdentityError;
 use crate::store::StoreError;
-#[cfg(feature = "axum")]
-use crate::telemetry;
 
 /// When to come back after trouble whose end is not known.
 const SOON: Duration = Duration::from_secs(1);
@@ -192,13 +190,6 @@ fn unavailable() -> Problem {
     Problem::of_kind(described::UNAVAILABLE)
         .with_detail("Repeat the request with the same key after the time in Retry-After: that is safe in every case.")
         .with_retry_after(SOON)
-}
-
-/// A handler takes what there is not, for this reason.
-#[cfg(feature = "axum")]
-pub(super) fn misplaced(reason: &str) -> Problem {
-    telemetry::misplaced(reason);
-    internal(Effect::Nothing)
 }
 
 pub(super) fn internal(effect: Effect) -> Problem {

@@ -402,12 +402,7 @@ fn what_happens_while_a_caller_is_about_to_wait_is_not_missed() {
 /// Work that makes a timer at each of its steps goes on with a caller on a thread in no runtime, where the group has one.
 #[test]
 fn work_finds_the_runtime_of_its_group_around_it() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_time()
-        .build()
-        .unwrap();
-    let group: Group<u8, usize> = Group::builder().runtime(runtime.handle().clone()).build();
+    let (runtime, group) = crate::group_with_a_runtime();
     let work = || async {
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -17,3 +17,14 @@ mod reentrance;
 mod results;
 mod run_to_completion;
 mod waking;
+
+/// A runtime of one worker, and a group that spawns on it and polls its work inside it.
+fn group_with_a_runtime() -> (tokio::runtime::Runtime, oneflight::Group<u8, usize>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let group = oneflight::Group::builder().runtime(runtime.handle().clone()).build();
+    (runtime, group)
+}

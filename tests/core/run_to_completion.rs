@@ -127,12 +127,7 @@ fn outside_a_runtime_it_is_cancelled_and_counted() {
 
 #[test]
 fn outside_a_runtime_the_groups_own_handle_is_used() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_time()
-        .build()
-        .unwrap();
-    let group: Group<u8, usize> = Group::builder().runtime(runtime.handle().clone()).build();
+    let (runtime, group) = crate::group_with_a_runtime();
     let (gate, done) = (Gate::new(), Tally::default());
     let mut caller = Task::new(group.run(1, gated(&gate, &done)));
     caller.pending();

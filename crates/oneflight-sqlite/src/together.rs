@@ -112,9 +112,8 @@ impl Writer {
                     answer => return Ok(answer),
                 },
                 // One of ours is to be made. The thread does that: a caller that is not polled meanwhile would keep the turn.
-                None if self.connections == Connections::Own => drop(place),
-                // One that the user's pool lends may have to be waited for.
-                None if wanted.is_renewal() => drop(place),
+                // One that the user's pool lends may have to be waited for, which a renewal does there as well.
+                None if self.connections == Connections::Own || wanted.is_renewal() => drop(place),
                 None => return Ok(Answer::Alone),
             }
         }

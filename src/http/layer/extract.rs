@@ -9,8 +9,9 @@ use super::outcome::Outcome;
 use crate::http::key::{IDEMPOTENCY_KEY, KeySource};
 use crate::http::mapping;
 use crate::http::problem::Problem;
-use crate::idempotency::{Context, Tx};
+use crate::idempotency::{Context, Effect, Tx};
 use crate::store::TransactionalStore;
+use crate::telemetry;
 
 /// The transaction that the handler works in, under
 /// [`IdempotencyLayer::transactional`](crate::http::layer::IdempotencyLayer::transactional): rows and recorded answer are one
@@ -111,13 +112,17 @@ fn rejected(rejection: impl IntoResponse) -> Response {
 /// Why there is nothing to lend: there is no key, or the fault is the service's.
 fn missing(parts: &Parts) -> (Outcome, Problem) {
     let problem = match parts.extensions.get::<Context>() {
-        Some(_) => {
-            mapping::misplaced("its layer is not `transactional` with the `Tx`'s store, or the `Tx` was taken before")
-        }
+        Some(_) => misplaced("its layer is not `transactional` with the `Tx`'s store, or the `Tx` was taken before"),
         None if parts.headers.contains_key(IDEMPOTENCY_KEY) => {
-            mapping::misplaced("no IdempotencyLayer is around the handler, or it leaves this method or request out")
+            misplaced("no IdempotencyLayer is around the handler, or it leaves this method or request out")
         }
         None => KeySource::new().missing().into(),
     };
     (Outcome::NothingDone, problem)
+}
+
+/// What a client is told where a handler takes what there is not, for this reason: that is the service's doing.
+fn misplaced(reason: &str) -> Problem {
+    telemetry::misplaced(reason);
+    mapping::internal(Effect::Nothing)
 }
